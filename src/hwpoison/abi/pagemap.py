@@ -23,7 +23,7 @@ def present(pfn: int, *, file: bool = False) -> int:
 
 
 def swapped(swap_type: int, offset: int, *, file: bool = False) -> int:
-    """The entry of a swapped page, or of a bad one: then the type is beyond all real ones, the offset the pfn."""
+    """The entry of a swapped page, or of a bad one: a type beyond all real ones, and the pfn as offset."""
     return SWAPPED | (FILE if file else 0) | (offset << SWAP_OFFSET_SHIFT) | (swap_type & SWAP_TYPE_MASK)
 
 

@@ -117,7 +117,5 @@ class Outcome:
             "kernel": self.kernel,
             "witness": self.witness,
             "observations": [seen.as_dict() for seen in self.observations],
-            "broken": [
-                {"promise": b.promise, "text": b.text, "deviation": b.deviation} for b in self.broken
-            ],
+            "broken": [{"promise": b.promise, "text": b.text, "deviation": b.deviation} for b in self.broken],
         }

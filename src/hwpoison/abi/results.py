@@ -32,7 +32,7 @@ class MfResult(IntEnum):
 
 
 class PageType(Enum):
-    """enum mf_action_page_type (include/linux/mm.h): the log's text, and the trace event's where it differs."""
+    """enum mf_action_page_type (include/linux/mm.h): the log's text, and the trace event's if it differs."""
 
     KERNEL = ("reserved kernel page",)
     KERNEL_HIGH_ORDER = ("high-order kernel page",)

@@ -72,7 +72,7 @@ class McePolicy(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SigInfo:
-    """What a task learns from a signal. ``address`` is a byte address, ``lsb`` log2 of the lost size in bytes."""
+    """What a task learns from a signal: the byte address, and in ``lsb`` log2 of the bytes lost there."""
 
     signal: Signal
     code: SiCode = SiCode.SI_KERNEL

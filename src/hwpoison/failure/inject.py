@@ -1,0 +1,83 @@
+"""The ways in: how an error reaches the handler (mm/madvise.c, drivers/base/memory.c, mm/hwpoison-inject.c).
+
+All but ``consume`` are software: the frame's bytes are unharmed, and the kernel knows it (MF_SW_SIMULATED).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.signals import PAGE_SHIFT, Errno
+from hwpoison.mm.gup import get_user_page
+from hwpoison.mm.machine import Machine
+from hwpoison.mm.task import Task
+
+from .flags import MF_ACTION_REQUIRED, MF_COUNT_INCREASED, MF_SW_SIMULATED
+from .grab import shake_page
+from .handler import MemoryFailure
+
+
+@contextmanager
+def running(vm: Machine, task: Task | None) -> Iterator[None]:
+    """The current path acts for this task."""
+    path = vm.paths.current
+    before, path.task = path.task, task
+    yield
+    path.task = before
+
+
+def madvise(failure: MemoryFailure, task: Task, vpn: int) -> int:
+    """madvise(MADV_HWPOISON) of one page by its user; raises SysError if the page cannot be reached."""
+    vm = failure.vm
+    with running(vm, task):
+        page = get_user_page(task, vpn)
+        vm.strike(page.pfn, hardware=False)
+        address = vpn << PAGE_SHIFT
+        vm.printk(f"Injecting memory failure for pfn {page.pfn:#x} at process virtual address {address:#x}")
+        flags = MF_COUNT_INCREASED | MF_SW_SIMULATED
+        if failure.profile.madvise_is_consumed:
+            flags |= MF_ACTION_REQUIRED
+        returned = failure.memory_failure(page.pfn, flags)
+    if returned == -Errno.EOPNOTSUPP:
+        page.bad = False
+        return 0
+    return returned
+
+
+def simulated(failure: MemoryFailure, pfn: int) -> int:
+    """memory_failure() by software; a page that the filter spared was never bad. -EOPNOTSUPP counts as 0."""
+    if failure.vm.zone.online(pfn):
+        failure.vm.strike(pfn, hardware=False)
+    returned = failure.memory_failure(pfn, MF_SW_SIMULATED)
+    if returned == -Errno.EOPNOTSUPP:
+        failure.vm.zone.page(pfn).bad = False
+        return 0
+    return returned
+
+
+def hard_offline_page(failure: MemoryFailure, pfn: int) -> int:
+    """A write to /sys/devices/system/memory/hard_offline_page."""
+    return simulated(failure, pfn)
+
+
+def corrupt_pfn(failure: MemoryFailure, pfn: int) -> int:
+    """A write to debugfs hwpoison/corrupt-pfn; with the filter on, other pages are passed over."""
+    vm = failure.vm
+    if failure.filter.enabled and vm.zone.online(pfn):
+        page = vm.zone.page(pfn)
+        shake_page(page)
+        if not (page.head.flags & pg.LRU or vm.zone.is_free_buddy_page(pfn)):
+            return 0
+        if failure.filter.refuses(vm, pfn):
+            return 0
+    vm.printk(f"Injecting memory failure at pfn {pfn:#x}")
+    return simulated(failure, pfn)
+
+
+def deferred(failure: MemoryFailure, pfn: int) -> int:
+    """The hardware found an error by itself (patrol scrub): nobody has consumed it yet."""
+    if failure.vm.zone.online(pfn):
+        failure.vm.strike(pfn, hardware=True)
+    return failure.memory_failure(pfn, 0)

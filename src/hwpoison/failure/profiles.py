@@ -1,0 +1,92 @@
+"""What differs between kernels: one frozen Profile each, the newest as the straight path.
+
+Every field says where the difference was seen. "S 6.12" means: in the source of that version. Nothing
+compares version numbers; code asks the field that it means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from hwpoison.abi.problems import unknown_name
+from hwpoison.abi.results import MfResult, PageType
+from hwpoison.mm.machine import Traits
+
+from .states import LRU_STATES, RESERVED, SLAB, UNKNOWN, PageState, me_unknown_failed
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One kernel's memory_failure()."""
+
+    name: str
+    states: tuple[PageState, ...]
+    traits: Traits = field(default_factory=Traits)
+
+    refuses_kernel_pages: bool = True
+    """get_any_page() turns away pages known to be the kernel's own before it takes a reference, as
+    "reserved kernel page"; S 7.3. Before, they end as unhandlable, or in the table's reserved row."""
+
+    checks_counted_pages: bool = True
+    """Pages that come with a reference (madvise) are classified as well; S 7.2. Before, they pass."""
+
+    refuses_slab: bool = True
+    """HWPoisonHandlable() tests for slab pages first; S 6.12."""
+
+    page_without_struct: PageType | None = PageType.PFN_MAP
+    """A frame without struct page gets a verdict line; S 7.2. Before, a plain line and -ENXIO."""
+
+    not_handlable: PageType = PageType.GET_HWPOISON
+    """The type for a page of which no reference could be had; S 6.12. 6.1 says "unknown page"."""
+
+    reports_already_poisoned: bool = True
+    """An error on a page known to be bad gets a verdict line; S 6.12. Before, "already hardware poisoned"."""
+
+    unmap_failed: MfResult = MfResult.FAILED
+    """The result when user mappings could not be removed; S 6.12. 6.1 says Ignored."""
+
+    kills_when_not_unmapped: bool = False
+    """kill_procs() sends SIGKILL when unmapping failed; S 6.1. From 6.12 on SIGBUS."""
+
+    madvise_is_consumed: bool = True
+    """MADV_HWPOISON counts as an error the caller has consumed (MF_ACTION_REQUIRED); S 6.12."""
+
+    retries_compound_change: bool = False
+    """A page that became part of a compound page is tried once more; S 6.1. Later only a warning."""
+
+    node_counters: bool = True
+    """/sys/devices/system/node/node*/memory_failure exists; S 6.6."""
+
+    forgets_victim_without_memory: bool = True
+    """add_to_kill() without memory for its note leaves the task out, with a line in the log; S 6.1 to 7.3.
+    Switched off, such a task gets SIGKILL, which needs no note (R2)."""
+
+
+V7_3 = Profile("7.3", (*LRU_STATES, UNKNOWN))
+V7_2 = replace(V7_3, name="7.2", states=(RESERVED, *LRU_STATES, UNKNOWN), refuses_kernel_pages=False)
+V6_12 = replace(V7_2, name="6.12", checks_counted_pages=False, page_without_struct=None)
+V6_1 = replace(
+    V6_12,
+    name="6.1",
+    states=(RESERVED, SLAB, *LRU_STATES, replace(UNKNOWN, respond=me_unknown_failed)),
+    traits=Traits(swapoff_leaves_poison_entry=False, marks_page_error=True),
+    refuses_slab=False,
+    not_handlable=PageType.UNKNOWN,
+    reports_already_poisoned=False,
+    unmap_failed=MfResult.IGNORED,
+    kills_when_not_unmapped=True,
+    madvise_is_consumed=False,
+    retries_compound_change=True,
+    node_counters=False,
+)
+
+PROFILES: dict[str, Profile] = {profile.name: profile for profile in (V7_3, V7_2, V6_12, V6_1)}
+NEWEST = V7_3
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of this name; WrongUse with the near ones if there is none."""
+    try:
+        return PROFILES[name]
+    except KeyError:
+        raise unknown_name("kernel profile", name, PROFILES) from None

@@ -1,0 +1,1 @@
+"""This Linux host, read through /proc and /sys: nothing here changes the machine."""

@@ -1,0 +1,51 @@
+"""The kernel's own hold on user pages: get_user_pages, pins for devices (mm/gup.c)."""
+
+from __future__ import annotations
+
+from hwpoison.abi.signals import Errno
+
+from .fault import Fault
+from .inode import SysError
+from .locks import atomic_add, read_once
+from .memory import handle_mm_fault
+from .page import GUP_PIN_COUNTING_BIAS, Page, folio_try_get, put_page
+from .pte import Pte
+from .task import Task
+
+
+def get_user_page(task: Task, vpn: int, *, write: bool = False) -> Page:
+    """get_user_pages_fast() of one page, with a reference. Raises SysError EFAULT or EHWPOISON."""
+    mm = task.alive_mm()
+    while True:
+        entry = mm.entry(vpn)
+        if isinstance(entry, Pte) and (entry.writable or not write):
+            page: Page = read_once_page(entry)
+            if folio_try_get(page):
+                if mm.entry(vpn) is entry:
+                    return page
+                put_page(page)
+            continue
+        result = handle_mm_fault(task, vpn, write=write)
+        if result is Fault.HWPOISON:
+            raise SysError(Errno.EHWPOISON, f"page {vpn:#x} of {task} is bad memory")
+        if result in (Fault.SIGBUS, Fault.SIGSEGV):
+            raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task} cannot be reached")
+
+
+def read_once_page(entry: Pte) -> Page:
+    """The page of an entry that is read without its lock."""
+    page = entry.page
+    read_once(page, "refcount")
+    return page
+
+
+def pin_user_page(task: Task, vpn: int, *, write: bool = True) -> Page:
+    """pin_user_pages(): a long-term hold, for a device that reads and writes the page by itself."""
+    page = get_user_page(task, vpn, write=write)
+    atomic_add(page, "refcount", GUP_PIN_COUNTING_BIAS - 1)
+    return page
+
+
+def unpin_user_page(page: Page) -> None:
+    atomic_add(page, "refcount", 1 - GUP_PIN_COUNTING_BIAS)
+    put_page(page)

@@ -1,0 +1,126 @@
+"""Files: file systems, inodes, their address spaces, open files (include/linux/fs.h).
+
+What a file system means for a bad page is three facts, one row of FILE_SYSTEMS each: what its
+``error_remove_folio`` operation does, whether it writes dirty pages back to a disk, and whether it
+hangs buffers on its pages. The rest of the model asks these, never a file system's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from hwpoison.abi.signals import Errno
+
+from .errseq import Errseq
+from .locks import Lock, RwSem
+
+if TYPE_CHECKING:
+    from .machine import Machine
+    from .mmap import Vma
+    from .page import Page
+
+
+class SysError(Exception):
+    """A system call failed with this error number: an outcome that the caller sees."""
+
+    def __init__(self, errno: Errno, text: str = "") -> None:
+        super().__init__(f"{errno.name}: {text}" if text else errno.name)
+        self.errno = errno
+
+
+@dataclass(frozen=True, slots=True)
+class FileSystem:
+    """One row of FILE_SYSTEMS."""
+
+    name: str
+    error_remove: Literal["truncate", "keep", None]  # generic_error_remove_folio(), a no-op, no operation
+    can_writeback: bool
+    buffers: bool = False  # PG_private with buffer heads on pages that were written
+    swap_backed: bool = False
+
+
+FILE_SYSTEMS: dict[str, FileSystem] = {
+    row.name: row
+    for row in (
+        FileSystem("ext4", "truncate", True, buffers=True),
+        FileSystem("ext2", "truncate", True, buffers=True),
+        FileSystem("xfs", "truncate", True),
+        FileSystem("btrfs", "truncate", True),
+        FileSystem("bdev", "truncate", True, buffers=True),
+        FileSystem("vfat", None, True, buffers=True),
+        FileSystem("f2fs", None, True),
+        FileSystem("fuse", None, True),
+        FileSystem("tmpfs", "keep", False, swap_backed=True),
+    )
+}
+"""Source: the address_space_operations of each file system (6.12)."""
+
+
+class AddressSpace:
+    """struct address_space: the pages of one file, and who maps it.
+
+    ``i_pages_lock`` protects ``pages``, ``dirty`` and ``swap_entries``; ``i_mmap_rwsem`` protects
+    ``i_mmap``; ``invalidate_lock`` keeps faults and reads out while pages are being removed.
+    """
+
+    is_anon = False
+
+    def __init__(self, vm: Machine, inode: Inode) -> None:
+        self.vm = vm
+        self.paths = vm.paths
+        self.host = inode
+        self.fs = inode.fs
+        self.pages: dict[int, Page] = {}
+        self.dirty: set[int] = set()  # indices tagged dirty
+        self.swap_entries: dict[int, int] = {}  # tmpfs: index → swap entry of pages that are out
+        self.i_pages_lock = Lock(vm.paths, "i_pages", inode.name)
+        self.invalidate_lock = RwSem(vm.paths, "invalidate_lock", inode.name)
+        self.i_mmap: list[Vma] = []
+        self.i_mmap_rwsem = RwSem(vm.paths, "i_mmap_rwsem", inode.name)
+        self.wb_err = Errseq(vm.paths)
+
+    @property
+    def can_writeback(self) -> bool:
+        """mapping_can_writeback(): its dirty pages reach a disk by writeback, so a clean page has a copy."""
+        return self.fs.can_writeback
+
+    def set_error(self, error: Errno) -> None:
+        """mapping_set_error(): for everybody who has the file open, and for syncfs."""
+        self.wb_err.set(error)
+        self.host.superblock_err.set(error)
+
+
+class Inode:
+    """A file. ``blocks`` is what is on the disk, by page index; a missing one reads as zeros."""
+
+    def __init__(self, vm: Machine, name: str, fs: FileSystem, size: int, *, regular: bool = True) -> None:
+        self.vm = vm
+        self.name = name
+        self.fs = fs
+        self.size = size  # in pages
+        self.regular = regular
+        self.blocks: dict[int, str] = {}
+        self.i_rwsem = RwSem(vm.paths, "i_rwsem", name)
+        self.mapping = AddressSpace(vm, self)
+        self.superblock_err = vm.superblock_err(fs.name)
+        self.files: list[File] = []
+
+    def __repr__(self) -> str:
+        return f"{self.fs.name} file {self.name}"
+
+
+class File:
+    """struct file: one open file description."""
+
+    def __init__(self, inode: Inode, name: str) -> None:
+        self.inode = inode
+        self.name = name
+        self.wb_err = inode.mapping.wb_err.sample()
+        inode.files.append(self)
+
+    def __repr__(self) -> str:
+        return f"{self.name} of {self.inode.name}"
+
+    def close(self) -> None:
+        self.inode.files.remove(self)

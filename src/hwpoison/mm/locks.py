@@ -1,0 +1,457 @@
+"""Paths of execution, and every primitive through which they can meet.
+
+This is the only module in which one path can be interrupted by another: locks, waits and wake-ups,
+atomic operations on flags and counts, and marked accesses (READ_ONCE and WRITE_ONCE). What stands
+between two of them is atomic. A path is a greenlet; exactly one runs at a time. Without a *chooser*
+a path runs until it must wait, so a primitive costs one test of an attribute; with one, each
+primitive first announces what it is about to do, and the chooser says who runs next.
+
+Corresponds to kernel/locking/, kernel/sched/wait_bit.c and include/linux/atomic.h. Sequentially
+consistent: weaker orderings of real processors are not modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import Any, Protocol, Self
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from .lockorder import LOCK_CLASSES, SOURCE, LockClass
+
+
+class KernelBug(Exception):
+    """An assertion of the kernel or of the model was hit: our mistake or a real BUG, never an outcome."""
+
+
+class LockOrderError(KernelBug):
+    """A lock was taken while one was held that must come after it."""
+
+
+class DeadlockError(KernelBug):
+    """No path can go on; the text says who holds and who waits."""
+
+
+class Op(IntEnum):
+    """What a path is about to do to a shared object."""
+
+    ACQUIRE = 0
+    TRYLOCK = 1
+    RELEASE = 2
+    RMW = 3
+    READ = 4
+    WRITE = 5
+    WAIT = 6
+    START = 7
+
+
+class Chooser(Protocol):
+    """Decides who runs next. ``ready`` is never empty, in order of creation."""
+
+    def choose(self, ready: Sequence[Path], running: Path, op: Op, on: object) -> Path: ...
+
+
+class Path:
+    """One path of execution in the kernel: a task in a system call, a worker, an interrupt."""
+
+    __slots__ = ("cpu", "ended", "error", "glet", "held", "held_mask", "name", "result", "task", "waits_for")
+
+    def __init__(self, name: str, task: Any = None, cpu: int = 0) -> None:
+        self.name = name
+        self.task = task
+        self.cpu = cpu
+        self.held: list[Held] = []
+        self.held_mask = 0
+        self.waits_for: object | None = None
+        self.ended = False
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self.glet: greenlet | None = None
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+class Held(Protocol):
+    """What can stand in a path's list of held locks."""
+
+    @property
+    def lock_class(self) -> LockClass: ...
+    def describe(self) -> str: ...
+
+
+class Paths:
+    """All paths of one machine, and the one that runs."""
+
+    def __init__(self, chooser: Chooser | None = None) -> None:
+        self.main = Path("main")
+        self.main.glet = getcurrent()
+        self.current = self.main
+        self.alive: list[Path] = [self.main]
+        self.waiting = 0
+        self.chooser = chooser
+        self.idle: Callable[[], bool] = lambda: False
+        """Called when every path waits: lets a device answer. True if something was woken."""
+
+    def spawn(
+        self, name: str, function: Callable[..., Any], *arguments: Any, task: Any = None, cpu: int = 0
+    ) -> Path:
+        """A new path, ready to run; it starts when somebody waits or the chooser picks it."""
+        path = Path(name, task, cpu)
+
+        def body() -> None:
+            try:
+                path.result = function(*arguments)
+                if path.held:
+                    raise KernelBug(f"{path} ended holding {', '.join(h.describe() for h in path.held)}")
+            except GreenletExit:
+                return
+            except BaseException as error:
+                path.error = error
+            path.ended = True
+            self.alive.remove(path)
+            self.wake(path)
+            if path.error is not None and not isinstance(path.error, Exception | GreenletExit):
+                raise path.error
+            self._next(path, Op.WAIT, path)
+
+        path.glet = greenlet(body, self.main.glet)
+        self.alive.append(path)
+        return path
+
+    def join(self, *paths: Path) -> None:
+        """Wait until these have ended; raises what the first failing one raised."""
+        for path in paths:
+            while not path.ended:
+                self.wait(path)
+        for path in paths:
+            if path.error is not None:
+                raise path.error
+
+    def point(self, op: Op, on: object) -> None:
+        """Announce an operation; the chooser may run somebody else first. Only called with a chooser."""
+        self._next(self.current, op, on)
+
+    def wait(self, on: object) -> None:
+        """Put the running path to sleep until ``wake(on)``. The caller re-checks its condition."""
+        path = self.current
+        path.waits_for = on
+        self.waiting += 1
+        self._next(path, Op.WAIT, on)
+
+    def wake(self, on: object) -> None:
+        """Make every path ready that waits for this object."""
+        if self.waiting:
+            for path in self.alive:
+                if path.waits_for is on:
+                    path.waits_for = None
+                    self.waiting -= 1
+
+    def _next(self, running: Path, op: Op, on: object) -> None:
+        ready = [path for path in self.alive if path.waits_for is None]
+        while not ready:
+            if not self.idle():
+                self._stuck()
+                return
+            ready = [path for path in self.alive if path.waits_for is None]
+        if self.chooser is not None:
+            path = self.chooser.choose(ready, running, op, on)
+        else:
+            path = running if running in ready else ready[0]
+        if path is not running:
+            self.current = path
+            if path.glet is None:
+                raise KernelBug(f"{path} was never started")
+            path.glet.switch()
+
+    def _stuck(self) -> None:
+        """Every path waits. Reported in the main path, the others are given up."""
+        report = "; ".join(self.describe(path) for path in self.alive)
+        stuck = [path for path in self.alive if path is not self.main]
+        self.alive = [self.main]
+        self.waiting = 0
+        self.main.waits_for = None
+        here = getcurrent()
+        for path in stuck:
+            if path.glet is not None and path.glet is not here:
+                path.glet.throw(GreenletExit)
+        self.current = self.main
+        error = DeadlockError(f"deadlock: {report}")
+        if here is self.main.glet or self.main.glet is None:
+            raise error
+        self.main.glet.throw(error)
+
+    def describe(self, path: Path) -> str:
+        """Who this is, what it holds and what it waits for, in words."""
+        holds = ", ".join(held.describe() for held in path.held) or "nothing"
+        wanted = path.waits_for
+        waits = getattr(wanted, "describe", lambda: repr(wanted))()
+        return f"{path} holds {holds} and waits for {waits}"
+
+
+class Shared(Protocol):
+    """An object that several paths can see: it knows the machine's paths."""
+
+    @property
+    def paths(self) -> Paths: ...
+
+
+class Flagged(Shared, Protocol):
+    flags: int
+
+
+def _check_order(path: Path, lock_class: LockClass, describe: Callable[[], str]) -> None:
+    wrong = path.held_mask & lock_class.forbidden
+    if wrong:
+        held = next(held for held in path.held if held.lock_class.bit & wrong)
+        raise LockOrderError(
+            f"{path} takes {describe()} while it holds {held.describe()}; "
+            f"{SOURCE} put {lock_class.name} before {held.lock_class.name}, or do not nest them"
+        )
+
+
+def hold(path: Path, held: Held, *, nested: bool = False) -> None:
+    """Enter a lock into the path's list, checking the order unless it is nested on purpose."""
+    lock_class = held.lock_class
+    if path.held_mask & lock_class.forbidden and not nested:
+        _check_order(path, lock_class, held.describe)
+    path.held.append(held)
+    path.held_mask |= lock_class.bit
+
+
+def unhold(path: Path, held: Held) -> None:
+    """Take a lock off the path's list."""
+    locks = path.held
+    if locks and locks[-1] is held:
+        locks.pop()
+    else:
+        locks.remove(held)
+    bit = held.lock_class.bit
+    for other in locks:
+        if other.lock_class.bit == bit:
+            return
+    path.held_mask &= ~bit
+
+
+class Lock:
+    """A spinlock or a mutex: the model makes no difference, no path sleeps involuntarily."""
+
+    __slots__ = ("lock_class", "name", "owner", "paths")
+
+    def __init__(self, paths: Paths, lock_class: str, name: str = "") -> None:
+        self.paths = paths
+        self.lock_class = LOCK_CLASSES[lock_class]
+        self.name = name
+        self.owner: Path | None = None
+
+    def describe(self) -> str:
+        return f"{self.lock_class.name}({self.name})" if self.name else self.lock_class.name
+
+    def acquire(self, *, nested: bool = False) -> None:
+        paths = self.paths
+        if paths.chooser is not None:
+            paths.point(Op.ACQUIRE, self)
+        path = paths.current
+        if self.owner is not None:
+            _recursion(path, self.owner, self)
+            if not nested:
+                _check_order(path, self.lock_class, self.describe)
+            while self.owner is not None:
+                paths.wait(self)
+        hold(path, self, nested=nested)
+        self.owner = path
+
+    def trylock(self) -> bool:
+        paths = self.paths
+        if paths.chooser is not None:
+            paths.point(Op.TRYLOCK, self)
+        if self.owner is not None:
+            return False
+        hold(paths.current, self, nested=True)
+        self.owner = paths.current
+        return True
+
+    def release(self) -> None:
+        paths = self.paths
+        if paths.chooser is not None:
+            paths.point(Op.RELEASE, self)
+        path = paths.current
+        if self.owner is not path:
+            raise KernelBug(f"{path} releases {self.describe()}, which {self.owner} holds")
+        unhold(path, self)
+        self.owner = None
+        if paths.waiting:
+            paths.wake(self)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not GreenletExit:  # a path that is given up must not schedule again
+            self.release()
+
+
+def _recursion(path: Path, owner: Path, lock: Held) -> None:
+    if owner is path:
+        raise KernelBug(f"{path} takes {lock.describe()} twice")
+
+
+class RwSem:
+    """A reader-writer semaphore. Readers share it; a waiting writer does not hold new readers off."""
+
+    __slots__ = ("lock_class", "name", "paths", "readers", "writer")
+
+    def __init__(self, paths: Paths, lock_class: str, name: str = "") -> None:
+        self.paths = paths
+        self.lock_class = LOCK_CLASSES[lock_class]
+        self.name = name
+        self.writer: Path | None = None
+        self.readers: list[Path] = []
+
+    def describe(self) -> str:
+        return f"{self.lock_class.name}({self.name})" if self.name else self.lock_class.name
+
+    def down_read(self, *, nested: bool = False) -> None:
+        self._down(lambda: self.writer is not None, nested=nested)
+        self.readers.append(self.paths.current)
+
+    def down_write(self, *, nested: bool = False) -> None:
+        self._down(lambda: self.writer is not None or bool(self.readers), nested=nested)
+        self.writer = self.paths.current
+
+    def _down(self, busy: Callable[[], bool], *, nested: bool) -> None:
+        paths = self.paths
+        if paths.chooser is not None:
+            paths.point(Op.ACQUIRE, self)
+        path = paths.current
+        if busy():
+            if self.writer is path or path in self.readers:
+                raise KernelBug(f"{path} takes {self.describe()} twice")
+            if not nested:
+                _check_order(path, self.lock_class, self.describe)
+            while busy():
+                paths.wait(self)
+        hold(path, self, nested=nested)
+
+    def _up(self) -> None:
+        unhold(self.paths.current, self)
+        if self.paths.waiting:
+            self.paths.wake(self)
+
+    def up_read(self) -> None:
+        if self.paths.chooser is not None:
+            self.paths.point(Op.RELEASE, self)
+        self.readers.remove(self.paths.current)
+        self._up()
+
+    def up_write(self) -> None:
+        if self.paths.chooser is not None:
+            self.paths.point(Op.RELEASE, self)
+        if self.writer is not self.paths.current:
+            raise KernelBug(f"{self.paths.current} releases {self.describe()}, which {self.writer} holds")
+        self.writer = None
+        self._up()
+
+    def read(self) -> Reading:
+        return Reading(self)
+
+    def write(self) -> Writing:
+        return Writing(self)
+
+
+class Reading:
+    """``with sem.read():``"""
+
+    __slots__ = ("sem",)
+
+    def __init__(self, sem: RwSem) -> None:
+        self.sem = sem
+
+    def __enter__(self) -> None:
+        self.sem.down_read()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not GreenletExit:
+            self.sem.up_read()
+
+
+class Writing:
+    """``with sem.write():``"""
+
+    __slots__ = ("sem",)
+
+    def __init__(self, sem: RwSem) -> None:
+        self.sem = sem
+
+    def __enter__(self) -> None:
+        self.sem.down_write()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not GreenletExit:
+            self.sem.up_write()
+
+
+def test_and_set(shared: Flagged, mask: int) -> bool:
+    """Set the bits of ``mask``; whether any was set before."""
+    if shared.paths.chooser is not None:
+        shared.paths.point(Op.RMW, shared)
+    old = shared.flags
+    shared.flags = old | mask
+    return bool(old & mask)
+
+
+def test_and_clear(shared: Flagged, mask: int) -> bool:
+    """Clear the bits of ``mask``; whether any was set before."""
+    if shared.paths.chooser is not None:
+        shared.paths.point(Op.RMW, shared)
+    old = shared.flags
+    shared.flags = old & ~mask
+    return bool(old & mask)
+
+
+def atomic_add(shared: Shared, field: str, delta: int) -> int:
+    """Add to a counter and return the new value. A counter never goes below zero."""
+    if shared.paths.chooser is not None:
+        shared.paths.point(Op.RMW, shared)
+    value: int = getattr(shared, field) + delta
+    if value < 0:
+        raise KernelBug(f"{field} of {shared} goes to {value}")
+    setattr(shared, field, value)
+    return value
+
+
+def atomic_add_unless_zero(shared: Shared, field: str, delta: int = 1) -> bool:
+    """Add to a counter unless it is zero; whether it was added."""
+    if shared.paths.chooser is not None:
+        shared.paths.point(Op.RMW, shared)
+    value: int = getattr(shared, field)
+    if value == 0:
+        return False
+    setattr(shared, field, value + delta)
+    return True
+
+
+def atomic_compare_set(shared: Shared, field: str, expected: int, value: int) -> bool:
+    """Set a counter if it has the expected value; whether it had."""
+    if shared.paths.chooser is not None:
+        shared.paths.point(Op.RMW, shared)
+    if getattr(shared, field) != expected:
+        return False
+    setattr(shared, field, value)
+    return True
+
+
+def read_once(shared: Shared, field: str) -> Any:
+    """A marked read of a shared field."""
+    if shared.paths.chooser is not None:
+        shared.paths.point(Op.READ, shared)
+    return getattr(shared, field)
+
+
+def write_once(shared: Shared, field: str, value: Any) -> None:
+    """A marked write of a shared field."""
+    if shared.paths.chooser is not None:
+        shared.paths.point(Op.WRITE, shared)
+    setattr(shared, field, value)

@@ -1,0 +1,222 @@
+"""One machine: wires the parts of the VM together, and checks them all.
+
+Everything that a run can change hangs from a Machine; building one costs about as much as a dozen
+objects, so each scenario, and each explored schedule, starts from a new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hwpoison.abi.results import MfResult
+
+from .check import imbalances
+from .disk import Disk
+from .errseq import Errseq
+from .filemap import filemap_read, generic_perform_write
+from .inode import FILE_SYSTEMS, File, FileSystem, Inode
+from .locks import Chooser, Paths
+from .lru import Lru
+from .mmap import Mm, Vma
+from .page import Page
+from .page_alloc import Zone
+from .rmap import anon_vma_prepare
+from .shmem import shmem_read, shmem_write
+from .swap import SwapArea
+from .task import Task
+
+
+class Panic(Exception):
+    """The machine stops: an outcome, and the end of every path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """Differences between kernels outside the handler; each profile of failure/profiles.py has one."""
+
+    swapoff_leaves_poison_entry: bool = True
+    """mm/swapfile.c unuse_pte(): 6.1 leaves a plain error entry instead, since 6.2 a poison entry."""
+    marks_page_error: bool = False
+    """mm/memory-failure.c me_pagecache_dirty(): up to 6.11 the page's own error flag is set as well."""
+
+
+@dataclass(slots=True)
+class Sysctls:
+    """/proc/sys/vm, as far as the handler asks."""
+
+    memory_failure_early_kill: bool = False
+    memory_failure_recovery: bool = True
+    panic_on_unrecoverable_memory_failure: bool = False
+
+
+class Handler(Protocol):
+    """What the VM calls when it meets bad memory; failure/handler.py offers it."""
+
+    def machine_check(self, task: Task, pfn: int) -> None:
+        """A task in user mode consumed an error in this frame."""
+
+    def queue(self, pfn: int) -> None:
+        """The kernel met an error while copying and went on; to be handled later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line of the story of a run: who did what, and the rule or the source behind it."""
+
+    who: str
+    text: str
+    source: str = ""
+
+
+@dataclass(slots=True)
+class Counters:
+    """/proc/meminfo HardwareCorrupted, in pages, and /sys/devices/system/node/node0/memory_failure/*."""
+
+    poisoned: int = 0
+    results: dict[MfResult, int] = field(default_factory=lambda: dict.fromkeys(MfResult, 0))
+
+
+class Machine:
+    """``frames`` page frames of which ``reserved`` belong to the firmware, ``swap_slots`` pages of swap."""
+
+    def __init__(
+        self,
+        *,
+        frames: int = 256,
+        reserved: int = 2,
+        swap_slots: int = 0,
+        traits: Traits = Traits(),
+        chooser: Chooser | None = None,
+    ) -> None:
+        self.traits = traits
+        self.paths = Paths(chooser)
+        self.zone = Zone(self, frames, reserved)
+        self.lru = Lru(self)
+        self.swap = SwapArea(self, swap_slots)
+        self.disk = Disk(self)
+        self.paths.idle = self.disk.answer
+        self.sysctls = Sysctls()
+        self.counters = Counters()
+        self.tasks: dict[int, Task] = {}  # leaders, by pid, in order of creation
+        self.inodes: list[Inode] = []
+        self.log: list[str] = []
+        self.story: list[Note] | None = None
+        self.exposures: list[str] = []  # bytes of a bad frame reached somebody without a machine check
+        self.held: set[int] = set()  # frames with a plain reference of somebody who is not modelled
+        self.hardware = False  # errors are real: a bad frame cannot be read. Else injected by software
+        self.handler: Handler | None = None
+        self._superblocks: dict[str, Errseq] = {}
+        self._last_pid = 100
+        self.zero_page = self.zone.page(0)
+
+    # Making things.
+
+    def next_pid(self) -> int:
+        self._last_pid += 1
+        return self._last_pid
+
+    def new_task(self, comm: str, *, mm: Mm | None = None) -> Task:
+        """A process with one thread and empty memory, or in the memory given."""
+        task = Task(self, self.next_pid(), comm)
+        task.mm = mm or Mm(self, f"{comm}:{task.pid}")
+        task.mm.users.append(task)
+        self.tasks[task.pid] = task
+        return task
+
+    def create(self, name: str, fs: str | FileSystem, pages: int, *, regular: bool = True) -> Inode:
+        """A file of that many pages; on a disk, with old data in each block."""
+        row = FILE_SYSTEMS[fs] if isinstance(fs, str) else fs
+        inode = Inode(self, name, row, pages, regular=regular)
+        if row.can_writeback:
+            inode.blocks = {index: f"{name}:{index}:old" for index in range(pages)}
+        self.inodes.append(inode)
+        return inode
+
+    def shmem_kernel_file(self, pages: int) -> Inode:
+        """The file behind shared anonymous memory."""
+        return self.create(f"shmem{len(self.inodes)}", "tmpfs", pages)
+
+    def superblock_err(self, fs: str) -> Errseq:
+        return self._superblocks.setdefault(fs, Errseq(self.paths))
+
+    def make_anon(self, page: Page, vma: Vma, vpn: int) -> None:
+        """Give a page that came from swap its reverse map back."""
+        page.mapping = anon_vma_prepare(vma)
+        page.index = vma.index_of(vpn)
+
+    # System calls that depend on the file system.
+
+    def read(self, file: File, index: int) -> str:
+        """read(2) of one page: its content, '' past the end; raises SysError."""
+        return (shmem_read if file.inode.fs.swap_backed else filemap_read)(file, index)
+
+    def write(self, file: File, index: int, data: str) -> None:
+        """write(2) of one whole page; raises SysError."""
+        (shmem_write if file.inode.fs.swap_backed else generic_perform_write)(file, index, data)
+
+    # The only ways to bytes in a frame, other than a task's load and store.
+
+    def kernel_reads(self, page: Page) -> str:
+        """The kernel copies from a frame. With a real error that cannot be survived."""
+        if page.bad:
+            if self.hardware:
+                raise Panic(f"uncorrected error at {page.pfn:#x} consumed by the kernel")
+            self.expose(page, "the kernel")
+        return page.content
+
+    def copy_mc(self, page: Page) -> str | None:
+        """copy_mc_user_highpage(): None if the source turned out bad, which is then queued for handling."""
+        if page.bad and self.hardware:
+            if self.handler is not None:
+                self.handler.queue(page.pfn)
+            return None
+        return self.kernel_reads(page)
+
+    def kernel_writes(self, page: Page, data: str) -> None:
+        """The kernel fills a frame."""
+        page.content = data
+
+    def device_reads(self, page: Page) -> str:
+        """A device takes the bytes of a frame; it would send on what the bad memory gives."""
+        if page.bad:
+            self.expose(page, "a device")
+        return page.content
+
+    def expose(self, page: Page, who: str) -> None:
+        """Note that the bytes of a bad frame reached somebody who was not stopped."""
+        self.exposures.append(f"{who} read the bad {page}")
+
+    # Errors.
+
+    def strike(self, pfn: int, *, hardware: bool) -> None:
+        """The memory of a frame goes bad; nobody knows yet."""
+        self.hardware = self.hardware or hardware
+        self.zone.page(pfn).bad = True
+
+    def machine_check(self, task: Task, page: Page) -> None:
+        """The processor refuses a load of this task."""
+        if self.handler is None:
+            raise Panic(f"machine check at {page.pfn:#x} and no handler")
+        self.handler.machine_check(task, page.pfn)
+
+    # What people are told.
+
+    def printk(self, line: str) -> None:
+        self.log.append(line)
+
+    def tell(self, who: str, text: str, source: str = "") -> None:
+        """One line of the story, if somebody listens."""
+        if self.story is not None:
+            self.story.append(Note(who, text, source))
+
+    def deliver_signals(self) -> None:
+        """Every task gets to user mode once."""
+        for leader in list(self.tasks.values()):
+            for thread in list(leader.threads):
+                if not thread.exited:
+                    thread.deliver()
+
+    def check(self) -> list[str]:
+        """Everything that does not balance, in words; empty when all is well."""
+        return imbalances(self)

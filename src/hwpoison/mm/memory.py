@@ -1,0 +1,286 @@
+"""Page faults and user accesses (mm/memory.c, arch/x86/mm/fault.c).
+
+access() is what a processor does with a load or a store: use the entry if it allows that, else call
+the fault handler; if the frame behind a good entry is bad, the hardware raises a machine check
+instead of giving bytes.
+"""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+
+from .fault import Fault
+from .filemap import folio_attach_buffers, folio_mark_dirty, read_mapping_folio
+from .inode import AddressSpace, SysError
+from .locks import KernelBug
+from .mmap import Mm, PageTable, Vma
+from .page import ZEROS, Page, folio_lock, folio_trylock, folio_unlock, get_page, put_page
+from .pte import Entry, PoisonPte, Pte, SwapErrorPte, SwapPte
+from .rmap import new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
+from .shmem import shmem_get_folio
+from .task import Task
+from .truncate import mapping_evict_folio
+
+
+def load(task: Task, vpn: int) -> str:
+    """What a load from this page gives; raises Signalled if the task was hit instead."""
+    return access(task, vpn, None)
+
+
+def store(task: Task, vpn: int, data: str) -> None:
+    """Fill the page with this content; raises Signalled."""
+    access(task, vpn, data)
+
+
+def access(task: Task, vpn: int, data: str | None) -> str:
+    """One load (``data`` None) or store of a whole page, by the task in user mode."""
+    mm = task.alive_mm()
+    while True:
+        entry = _translate(mm, vpn, data is not None)
+        if entry is None:
+            task.raise_fault(handle_mm_fault(task, vpn, write=data is not None), vpn)
+        elif entry.page.bad and task.vm.hardware:
+            task.vm.machine_check(task, entry.page)
+            task.return_to_user()
+        else:
+            return _use(entry, data)
+
+
+def _translate(mm: Mm, vpn: int, write: bool) -> Pte | None:
+    """The entry if the processor can use it for this access."""
+    entry = mm.entry(vpn)
+    if isinstance(entry, Pte) and (entry.writable or not write):
+        return entry
+    return None
+
+
+def _use(entry: Pte, data: str | None) -> str:
+    """The access itself; the processor notes it in the entry."""
+    page = entry.page
+    entry.young = True
+    if data is not None:
+        entry.dirty = True
+        page.content = data
+    elif page.bad:
+        page.vm.expose(page, "a load of a task")
+    return page.content
+
+
+def handle_mm_fault(task: Task, vpn: int, *, write: bool) -> Fault:
+    """Make the entry usable, or say why not."""
+    mm = task.alive_mm()
+    with mm.mmap_lock.read():
+        vma = mm.find_vma(vpn)
+        if vma is None or (write and not vma.writable):
+            return Fault.SIGSEGV
+        table = mm.pte_alloc(vpn)
+        with table.lock:
+            entry = table.entries.get(vpn)
+        if entry is None:
+            return (
+                do_fault(vma, vpn, write) if vma.mapping is not None else do_anonymous_page(vma, vpn, write)
+            )
+        if isinstance(entry, Pte):
+            return do_wp_page(vma, vpn, table, entry) if write and not entry.writable else Fault.RETRY
+        return do_swap_page(vma, vpn, table, entry, write)
+
+
+def do_anonymous_page(vma: Vma, vpn: int, write: bool) -> Fault:
+    """First touch of anonymous memory: a page of zeros; for a load the shared one."""
+    vm = vma.mm.vm
+    table = vma.mm.pte_alloc(vpn)
+    if not write:
+        with table.lock:
+            table.entries.setdefault(vpn, Pte(vm.zero_page, writable=False))
+        return Fault.DONE
+    page = new_anon_page(vma, vpn, ZEROS)
+    return _install(vma, vpn, table, None, page, Pte(page, writable=True, dirty=True))
+
+
+def _install(vma: Vma, vpn: int, table: PageTable, old: Entry | None, page: Page, new: Pte) -> Fault:
+    """Replace the entry if it is still ``old``; else the new page, already counted as mapped, is dropped."""
+    with table.lock:
+        if table.entries.get(vpn) is not old:
+            page_remove_rmap(page, vma)
+            put_page(page)
+            return Fault.RETRY
+        table.entries[vpn] = new
+        if isinstance(old, Pte) and old.page is not vma.mm.vm.zero_page:
+            page_remove_rmap(old.page, vma)
+            put_page(old.page)
+    return Fault.DONE
+
+
+def do_wp_page(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> Fault:
+    """A store to a page that may only be read: take it over if nobody else needs it, else copy it."""
+    page = entry.page
+    if vma.shared:
+        return _make_shared_writable(vma, vpn, table, entry)
+    if page.anon and _can_reuse(page):
+        with table.lock:
+            if table.entries.get(vpn) is entry:
+                entry.writable = True
+        return Fault.DONE
+    get_page(page)
+    result = _copy_page(vma, vpn, table, entry, page)
+    put_page(page)
+    return result
+
+
+def _can_reuse(page: Page) -> bool:
+    """wp_can_reuse_anon_folio(): is this entry the page's only user?"""
+    if page.refcount > 1:
+        page.vm.lru.add_drain(page.paths.current.cpu)
+    if page.refcount > 1 + bool(page.flags & pg.SWAPCACHE) or not folio_trylock(page):
+        return False
+    page.vm.swap.free_slot_if_unused(page)
+    alone = page.refcount == 1 and page.mapcount == 1
+    folio_unlock(page)
+    return alone
+
+
+def _copy_page(vma: Vma, vpn: int, table: PageTable, entry: Pte, page: Page) -> Fault:
+    """wp_page_copy(): the kernel reads the old page; if that meets bad memory, the fault ends there."""
+    content = page.vm.copy_mc(page)
+    if content is None:
+        return Fault.HWPOISON
+    copy = new_anon_page(vma, vpn, content)
+    return _install(vma, vpn, table, entry, copy, Pte(copy, writable=True, dirty=True))
+
+
+def _make_shared_writable(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> Fault:
+    """wp_page_shared(): the file system is asked first (page_mkwrite), then the page is dirty."""
+    page = entry.page
+    get_page(page)
+    folio_lock(page)
+    result = Fault.RETRY
+    if page.mapping is vma.mapping:
+        if vma.inode is not None and vma.inode.fs.buffers:
+            folio_attach_buffers(page)
+        with table.lock:
+            if table.entries.get(vpn) is entry:
+                entry.writable = entry.dirty = True
+                result = Fault.DONE
+        folio_mark_dirty(page)
+    folio_unlock(page)
+    put_page(page)
+    return result
+
+
+def do_fault(vma: Vma, vpn: int, write: bool) -> Fault:
+    """A page of a file: read-only, as a private copy, or shared and writable."""
+    mapping = vma.mapping
+    if mapping is None:
+        raise KernelBug(f"{vma} has no file")
+    index = vma.index_of(vpn)
+    try:
+        page = _fault_folio(mapping, index)
+    except SysError:
+        return Fault.SIGBUS
+    if page is None:
+        return Fault.SIGBUS
+    if page.flags & pg.HWPOISON:
+        return _fault_on_bad(mapping, page)
+    if write and not vma.shared:
+        folio_unlock(page)
+        content = page.vm.copy_mc(page)
+        put_page(page)
+        if content is None:
+            return Fault.HWPOISON
+        copy = new_anon_page(vma, vpn, content)
+        return _install(vma, vpn, vma.mm.pte_alloc(vpn), None, copy, Pte(copy, writable=True, dirty=True))
+    if write and mapping.fs.buffers:
+        folio_attach_buffers(page)
+    result = _map_file_page(vma, vpn, page, write)
+    if write and result is Fault.DONE:
+        folio_mark_dirty(page)
+    folio_unlock(page)
+    put_page(page)
+    return result
+
+
+def _fault_folio(mapping: AddressSpace, index: int) -> Page | None:
+    """filemap_fault() or shmem_fault(): locked, with a reference; None past the end of the file."""
+    if index >= mapping.host.size:
+        return None
+    if mapping.fs.swap_backed:
+        return shmem_get_folio(mapping, index)
+    with mapping.invalidate_lock.read():
+        return read_mapping_folio(mapping, index)
+
+
+def _fault_on_bad(mapping: AddressSpace, page: Page) -> Fault:
+    """The file's page is known to be bad: a clean one is dropped and read again, else it is the end.
+
+    The caller gives its lock and its reference.
+    """
+    result = Fault.HWPOISON
+    if page.mapped:
+        unmap_mapping_folio(page)
+    if mapping_evict_folio(mapping, page):
+        result = Fault.RETRY
+    folio_unlock(page)
+    put_page(page)
+    return result
+
+
+def _map_file_page(vma: Vma, vpn: int, page: Page, write: bool) -> Fault:
+    """set_pte_range(): map a locked file page."""
+    table = vma.mm.pte_alloc(vpn)
+    with table.lock:
+        if vpn in table.entries:
+            return Fault.RETRY
+        get_page(page)
+        page_add_rmap(page, vma)
+        # Without write notification (tmpfs) a shared entry is writable from the start.
+        silent = vma.mapping is not None and not vma.mapping.can_writeback
+        writable = write or (vma.shared and vma.writable and silent)
+        table.entries[vpn] = Pte(page, writable=writable, dirty=write)
+    return Fault.DONE
+
+
+def do_swap_page(vma: Vma, vpn: int, table: PageTable, entry: Entry, write: bool) -> Fault:
+    """The entry is a note: about swap, or about bad memory."""
+    if isinstance(entry, PoisonPte):
+        return Fault.HWPOISON
+    if not isinstance(entry, SwapPte):
+        if not isinstance(entry, SwapErrorPte):
+            raise KernelBug(f"a present entry is no swap entry: {entry}")
+        return Fault.SIGBUS
+    vm = vma.mm.vm
+    page = vm.swap.swapin(entry.entry)
+    if page is None:
+        return Fault.RETRY
+    if page.flags & pg.HWPOISON:
+        # A dirty page of the swap cache that went bad is kept there for just this moment.
+        put_page(page)
+        return Fault.HWPOISON
+    folio_lock(page)
+    result = Fault.RETRY
+    if page.flags & pg.SWAPCACHE and page.private == entry.entry:
+        result = _map_swapped(vma, vpn, table, entry, page, write)
+    folio_unlock(page)
+    put_page(page)
+    return result
+
+
+def _map_swapped(vma: Vma, vpn: int, table: PageTable, entry: SwapPte, page: Page, write: bool) -> Fault:
+    """Map a locked page of the swap cache in place of its swap entry, and give the slot back if we can."""
+    vm = vma.mm.vm
+    if not page.flags & pg.UPTODATE:
+        return Fault.SIGBUS
+    with table.lock:
+        if table.entries.get(vpn) is not entry:
+            return Fault.RETRY
+        if page.mapping is None:
+            vm.make_anon(page, vma, vpn)
+        get_page(page)
+        page_add_rmap(page, vma)
+        new = Pte(page, writable=False)
+        table.entries[vpn] = new
+    vm.swap.free_entry(entry.entry)
+    if write or vma.locked:
+        vm.swap.free_slot_if_unused(page)
+    if write and not page.flags & pg.SWAPCACHE and page.mapcount == 1:
+        new.writable = new.dirty = True
+    return Fault.DONE

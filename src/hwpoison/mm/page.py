@@ -1,0 +1,245 @@
+"""Page frames: struct page, its flags, its counts, the folio lock (include/linux/mm_types.h, mm/filemap.c).
+
+A folio is its head page here; the kernel's folio functions take the head. Frames come into being the
+first time somebody looks at them, so a machine of a million frames costs no more than the part used.
+
+What protects what:
+* ``flags``, ``refcount``, ``mapcount``: atomic operations only;
+* ``mapping``, ``index``: stable while the folio lock is held, without it good for a guess;
+* ``private``: the owner's lock (page cache: folio lock; buddy: zone lock);
+* ``content``: whoever may write to the frame; a label that stands for 4096 bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from greenlet import GreenletExit
+
+from hwpoison.abi import pageflags as pg
+
+from .lockorder import LOCK_CLASSES
+from .locks import (
+    KernelBug,
+    Op,
+    Path,
+    atomic_add,
+    atomic_add_unless_zero,
+    atomic_compare_set,
+    hold,
+    test_and_clear,
+    test_and_set,
+    unhold,
+)
+
+if TYPE_CHECKING:
+    from .inode import AddressSpace
+    from .machine import Machine
+    from .rmap import AnonVma
+
+ZEROS = "zeros"
+"""The content of a page nobody has written to."""
+
+GUP_PIN_COUNTING_BIAS = 1024
+"""What one long-term pin adds to the reference count (include/linux/mm.h)."""
+
+PAGE_FLAGS_CHECK_AT_FREE = pg.LRU | pg.LOCKED | pg.WRITEBACK | pg.SLAB | pg.UNEVICTABLE | pg.ACTIVE
+"""Must be clear when the last reference goes (include/linux/page-flags.h)."""
+
+
+class Event:
+    """Something a path can wait for, such as the end of writeback."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def describe(self) -> str:
+        return self.text
+
+
+class Page:
+    """struct page of one 4 KiB frame."""
+
+    __slots__ = (
+        "bad",
+        "content",
+        "flags",
+        "head",
+        "index",
+        "lock_owner",
+        "mapcount",
+        "mapping",
+        "mlock_count",
+        "order",
+        "paths",
+        "pfn",
+        "private",
+        "refcount",
+        "vm",
+        "written_back",
+    )
+    lock_class = LOCK_CLASSES["folio_lock"]
+
+    def __init__(self, vm: Machine, pfn: int) -> None:
+        self.vm = vm
+        self.paths = vm.paths
+        self.pfn = pfn
+        self.flags = 0
+        self.refcount = 0
+        self.mapcount = 0  # page table entries that map it
+        self.mapping: AddressSpace | AnonVma | None = None
+        self.index = 0  # page offset in the mapping
+        self.mlock_count = 0  # locked mappings, kept while on the unevictable list; under lru_lock
+        self.private: object | None = None  # swap entry, file system data, allocator's mark
+        self.content: str = ZEROS
+        self.head: Page = self  # of its compound page
+        self.order = 0  # of the compound page, in the head
+        self.bad = False  # the memory itself cannot be read any more, whoever knows it
+        self.lock_owner: Path | None = None
+        self.written_back: Event | None = None  # while WRITEBACK is set
+
+    def __repr__(self) -> str:
+        return f"page {self.pfn:#x}"
+
+    def describe(self) -> str:
+        return f"folio_lock({self.pfn:#x})"
+
+    @property
+    def anon(self) -> bool:
+        """folio_test_anon(): the mapping is an anonymous reverse map, not a file."""
+        return self.mapping is not None and self.mapping.is_anon
+
+    @property
+    def mapped(self) -> bool:
+        return self.mapcount > 0
+
+    @property
+    def maybe_dma_pinned(self) -> bool:
+        """folio_maybe_dma_pinned(): a guess from the count, as the kernel makes it."""
+        return self.refcount >= GUP_PIN_COUNTING_BIAS
+
+
+def set_flags(page: Page, mask: int) -> None:
+    test_and_set(page, mask)
+
+
+def clear_flags(page: Page, mask: int) -> None:
+    test_and_clear(page, mask)
+
+
+def get_page(page: Page) -> None:
+    """Take one more reference; the caller has one already."""
+    if atomic_add(page.head, "refcount", 1) == 1:
+        raise KernelBug(f"get_page() of the free {page}")
+
+
+def folio_try_get(page: Page) -> bool:
+    """Take a reference unless the page is free; whether it was taken."""
+    return atomic_add_unless_zero(page, "refcount")
+
+
+def put_page(page: Page) -> None:
+    """Give a reference back; the last one frees the page."""
+    page = page.head
+    if atomic_add(page, "refcount", -1) == 0:
+        folio_put_last(page)
+
+
+def folio_put_last(page: Page) -> None:
+    """__folio_put() (mm/swap.c): off the LRU and back to the allocator."""
+    if page.flags & pg.LRU:
+        page.vm.lru.remove_last(page)
+    page.vm.zone.free_pages(page, page.order)
+
+
+def folio_ref_freeze(page: Page, expected: int) -> bool:
+    """Make the count zero if it is just what is expected, so that nobody can take a reference."""
+    return atomic_compare_set(page, "refcount", expected, 0)
+
+
+def folio_ref_unfreeze(page: Page, count: int) -> None:
+    atomic_add(page, "refcount", count)
+
+
+def folio_lock(page: Page, *, nested: bool = False) -> None:
+    """Take the folio lock (PG_locked), waiting for it. Sleeps; the caller holds a reference."""
+    paths = page.paths
+    if paths.chooser is not None:
+        paths.point(Op.ACQUIRE, page)
+    path = paths.current
+    if page.lock_owner is path:
+        raise KernelBug(f"{path} takes {page.describe()} twice")
+    while page.flags & pg.LOCKED:
+        paths.wait(page)
+    hold(path, page, nested=nested)
+    page.flags |= pg.LOCKED
+    page.lock_owner = path
+
+
+def folio_trylock(page: Page) -> bool:
+    paths = page.paths
+    if paths.chooser is not None:
+        paths.point(Op.TRYLOCK, page)
+    if page.flags & pg.LOCKED:
+        return False
+    hold(paths.current, page, nested=True)
+    page.flags |= pg.LOCKED
+    page.lock_owner = paths.current
+    return True
+
+
+def folio_unlock(page: Page) -> None:
+    paths = page.paths
+    if paths.chooser is not None:
+        paths.point(Op.RELEASE, page)
+    if page.lock_owner is not paths.current:
+        raise KernelBug(f"{paths.current} unlocks {page}, whose lock {page.lock_owner} holds")
+    unhold(paths.current, page)
+    page.flags &= ~pg.LOCKED
+    page.lock_owner = None
+    if paths.waiting:
+        paths.wake(page)
+
+
+class locked:
+    """Hold the folio lock for a block."""
+
+    __slots__ = ("page",)
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    def __enter__(self) -> Self:
+        folio_lock(self.page)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not GreenletExit:
+            folio_unlock(self.page)
+
+
+def folio_start_writeback(page: Page) -> None:
+    """Set PG_writeback; the caller holds the folio lock."""
+    if page.lock_owner is not page.paths.current:
+        raise KernelBug(f"writeback of {page} begins without its lock")
+    page.written_back = Event(f"writeback of {page.pfn:#x}")
+    if test_and_set(page, pg.WRITEBACK):
+        raise KernelBug(f"{page} is under writeback already")
+
+
+def folio_end_writeback(page: Page) -> None:
+    """Clear PG_writeback and wake whoever waits; from the device's completion."""
+    done = page.written_back
+    if not test_and_clear(page, pg.WRITEBACK) or done is None:
+        raise KernelBug(f"{page} is not under writeback")
+    page.written_back = None
+    if page.paths.waiting:
+        page.paths.wake(done)
+
+
+def folio_wait_writeback(page: Page) -> None:
+    """Sleep until no writeback of the page is under way. With the folio lock held none can begin."""
+    while (done := page.written_back) is not None and page.flags & pg.WRITEBACK:
+        page.paths.wait(done)

@@ -1,0 +1,244 @@
+"""The page allocator: free blocks of 2^order pages, per-CPU lists, and no bad page ever (mm/page_alloc.c).
+
+``zone.lock`` protects the free blocks, ``pcp_lock`` the per-CPU lists. ``pcp_batch_high_lock`` is
+held by whoever has the per-CPU lists switched off (zone_pcp_disable()).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hwpoison.abi import pageflags as pg
+
+from .locks import KernelBug, Lock, atomic_add
+from .page import PAGE_FLAGS_CHECK_AT_FREE, ZEROS, Page
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+MAX_PAGE_ORDER = 10
+MAGIC_HWPOISON = "taken off the buddy lists because it is bad"
+"""page.private of a page removed by take_page_off_buddy() (mm/internal.h)."""
+PCP_HIGH = 32
+"""Pages on one CPU's list before half of them go back to the buddy lists."""
+
+
+class OutOfMemory(Exception):
+    """No free page: an outcome, not a bug."""
+
+
+class Zone:
+    """One zone of page frames 0 .. ``frames``-1; those below ``reserved`` belong to firmware and kernel."""
+
+    def __init__(self, vm: Machine, frames: int, reserved: int) -> None:
+        self.vm = vm
+        self.frames = frames
+        self.reserved = reserved
+        self.pages: dict[int, Page] = {}  # those that somebody looked at
+        self.free_area: list[dict[int, None]] = [{} for _ in range(MAX_PAGE_ORDER + 1)]
+        self.lock = Lock(vm.paths, "zone_lock")
+        self.pcp_lock = Lock(vm.paths, "pcp_lock")
+        self.pcp_batch_high_lock = Lock(vm.paths, "pcp_batch_high_lock")
+        self.pcp: dict[int, list[Page]] = {}  # cpu → pages, last freed first out
+        self.pcp_disabled = 0
+        self.refused: list[int] = []  # bad frames that were about to be handed out
+        self._give_range(reserved, frames)
+
+    def _give_range(self, start: int, end: int) -> None:
+        """Put frames start .. end-1 into the free lists as the largest aligned blocks."""
+        while start < end:
+            order = min(MAX_PAGE_ORDER, (end - start).bit_length() - 1)
+            if start:
+                order = min(order, (start & -start).bit_length() - 1)
+            self.free_area[order][start] = None
+            start += 1 << order
+
+    def online(self, pfn: int) -> bool:
+        """pfn_to_online_page(): is there a struct page that may be looked at?"""
+        return 0 <= pfn < self.frames
+
+    def page(self, pfn: int) -> Page:
+        """pfn_to_page(). Raises KernelBug for a frame that is not online: ask online() first."""
+        page = self.pages.get(pfn)
+        if page is None:
+            if not 0 <= pfn < self.frames:
+                raise KernelBug(f"pfn {pfn:#x} has no struct page (the machine has {self.frames:#x})")
+            page = self.pages[pfn] = Page(self.vm, pfn)
+            if pfn < self.reserved:
+                page.flags = pg.RESERVED
+                page.refcount = 1
+        return page
+
+    def free_block_of(self, pfn: int) -> tuple[int, int] | None:
+        """(first pfn, order) of the free block that holds this frame; None if it is not in one."""
+        for order, blocks in enumerate(self.free_area):
+            start = pfn & -(1 << order)
+            if start in blocks:
+                return start, order
+        return None
+
+    def is_free_buddy_page(self, pfn: int) -> bool:
+        """is_free_buddy_page(): without the zone lock only good for a guess."""
+        return self.free_block_of(pfn) is not None
+
+    def take_page_off_buddy(self, page: Page) -> bool:
+        """Remove one frame from the free lists, whatever block it is in; whether it was there."""
+        with self.lock:
+            block = self.free_block_of(page.pfn)
+            if block is None:
+                return False
+            start, order = block
+            del self.free_area[order][start]
+            self._break_down(start, order, page.pfn)
+            page.private = MAGIC_HWPOISON
+            return True
+
+    def _break_down(self, start: int, order: int, pfn: int) -> None:
+        """Give back a block without the one frame."""
+        while order:
+            order -= 1
+            half = start + (1 << order)
+            if pfn >= half:
+                self.free_area[order][start] = None
+                start = half
+            else:
+                self.free_area[order][half] = None
+
+    def put_page_back_buddy(self, page: Page) -> bool:
+        """Undo take_page_off_buddy(); the caller's reference is the last one. Used by unpoison."""
+        with self.lock:
+            if atomic_add(page, "refcount", -1) != 0:
+                atomic_add(page, "refcount", 1)
+                return False
+            page.private = None
+            page.flags &= ~pg.HWPOISON
+            page.bad = False
+            self._free_block(page.pfn, 0)
+            return True
+
+    def alloc_pages(self, order: int = 0) -> Page:
+        """A block of free pages with one reference; content as it was left. Raises OutOfMemory."""
+        while True:
+            page = self._take_from_pcp() if order == 0 else None
+            if page is None:
+                page = self._take_from_buddy(order)
+            if self._check_new_pages(page, order):
+                break
+        page.refcount = 1
+        page.order = order
+        if order:
+            page.flags |= pg.COMPOUND_HEAD
+            for tail in range(page.pfn + 1, page.pfn + (1 << order)):
+                self.page(tail).head = page
+        return page
+
+    def alloc_zeroed(self) -> Page:
+        page = self.alloc_pages()
+        page.content = ZEROS
+        return page
+
+    def _take_from_pcp(self) -> Page | None:
+        if self.pcp_disabled:
+            return None
+        with self.pcp_lock:
+            pages = self.pcp.get(self.vm.paths.current.cpu)
+            return pages.pop() if pages else None
+
+    def _take_from_buddy(self, order: int) -> Page:
+        with self.lock:
+            for size in range(order, MAX_PAGE_ORDER + 1):
+                if self.free_area[size]:
+                    start = next(iter(self.free_area[size]))
+                    del self.free_area[size][start]
+                    while size > order:
+                        size -= 1
+                        self.free_area[size][start + (1 << size)] = None
+                    return self.page(start)
+        if self.pcp:
+            self.drain_all_pages()
+            if any(self.free_area[order:]):
+                return self._take_from_buddy(order)
+        raise OutOfMemory(f"no free block of order {order} in {self.frames} frames")
+
+    def _check_new_pages(self, first: Page, order: int) -> bool:
+        """check_new_pages(): a block with a bad page is not handed out, and not put back either."""
+        bad = [
+            pfn
+            for pfn in range(first.pfn, first.pfn + (1 << order))
+            if (page := self.pages.get(pfn)) is not None and page.flags & pg.HWPOISON
+        ]
+        self.refused += bad
+        return not bad
+
+    def free_pages(self, page: Page, order: int = 0) -> None:
+        """The last reference is gone. A bad single page stays out of the lists for ever."""
+        wrong = page.flags & PAGE_FLAGS_CHECK_AT_FREE
+        if wrong or page.mapcount or page.refcount:
+            raise KernelBug(
+                f"freeing {page} with flags {pg.names(wrong)}, "
+                f"mapcount {page.mapcount}, refcount {page.refcount}"
+            )
+        poisoned = page.flags & pg.HWPOISON
+        page.mapping = None
+        page.private = None
+        page.flags = poisoned
+        if poisoned and order == 0:
+            return
+        for tail in range(page.pfn + 1, page.pfn + (1 << order)):
+            self.page(tail).head = self.page(tail)
+        page.order = 0
+        if order == 0 and not self.pcp_disabled:
+            self._free_to_pcp(page)
+            return
+        with self.lock:
+            self._free_block(page.pfn, order)
+
+    def _free_to_pcp(self, page: Page) -> None:
+        with self.pcp_lock:
+            pages = self.pcp.setdefault(self.vm.paths.current.cpu, [])
+            pages.append(page)
+            if len(pages) > PCP_HIGH:
+                with self.lock:
+                    for old in pages[: PCP_HIGH // 2]:
+                        self._free_block(old.pfn, 0)
+                del pages[: PCP_HIGH // 2]
+
+    def _free_block(self, pfn: int, order: int) -> None:
+        """__free_one_page(): join with free neighbours. Under the zone lock."""
+        while order < MAX_PAGE_ORDER:
+            buddy = pfn ^ (1 << order)
+            if buddy not in self.free_area[order]:
+                break
+            del self.free_area[order][buddy]
+            pfn = min(pfn, buddy)
+            order += 1
+        self.free_area[order][pfn] = None
+
+    def drain_all_pages(self) -> None:
+        """Give the pages of all per-CPU lists back to the free lists."""
+        if not self.pcp:
+            return
+        with self.pcp_lock, self.lock:
+            for pages in self.pcp.values():
+                for page in pages:
+                    self._free_block(page.pfn, 0)
+            self.pcp.clear()
+
+    @contextmanager
+    def pcp_lists_disabled(self) -> Iterator[None]:
+        """zone_pcp_disable() … zone_pcp_enable(): every free page is in the buddy lists meanwhile."""
+        with self.pcp_batch_high_lock:
+            self.pcp_disabled += 1
+            self.drain_all_pages()
+            yield
+            self.pcp_disabled -= 1
+
+    def free_pfns(self) -> Iterator[int]:
+        """Every free frame, for checks."""
+        for order, blocks in enumerate(self.free_area):
+            for start in blocks:
+                yield from range(start, start + (1 << order))
+        for pages in self.pcp.values():
+            yield from (page.pfn for page in pages)

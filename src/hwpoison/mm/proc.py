@@ -1,0 +1,51 @@
+"""What /proc would show of the model: page flags, map counts, pagemap entries (fs/proc/)."""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi import pagemap
+
+from .machine import Machine
+from .mmap import Mm
+from .page import Page
+from .pte import PoisonPte, Pte, SwapPte
+
+POISON_SWAP_TYPE = 23
+"""First type number that is no real swap area; differs between kernels, fixed in the model."""
+
+
+def stable_page_flags(vm: Machine, pfn: int) -> int:
+    """The /proc/kpageflags word of a frame: raw bits, and those worked out from elsewhere."""
+    if not vm.zone.online(pfn):
+        return pg.NOPAGE
+    if vm.zone.is_free_buddy_page(pfn):
+        page = vm.zone.pages.get(pfn)
+        return pg.BUDDY | ((page.flags & pg.HWPOISON) if page is not None else 0)
+    page = vm.zone.page(pfn)
+    word = page.flags
+    if page.mapped:
+        word |= pg.MMAP
+    if page.anon:
+        word |= pg.ANON
+    if page is vm.zero_page:
+        word |= pg.ZERO_PAGE
+    if page.head is not page:
+        word |= pg.COMPOUND_TAIL
+    return word
+
+
+def page_count(page: Page) -> int:
+    """The /proc/kpagecount word: page table entries that map it, not references."""
+    return page.mapcount
+
+
+def pagemap_entry(mm: Mm, vpn: int) -> int:
+    """The /proc/PID/pagemap word of an address, as a privileged reader sees it."""
+    entry = mm.entry(vpn)
+    if isinstance(entry, Pte):
+        return pagemap.present(entry.page.pfn, file=not entry.page.anon)
+    if isinstance(entry, SwapPte):
+        return pagemap.swapped(0, entry.entry)
+    if isinstance(entry, PoisonPte):
+        return pagemap.swapped(POISON_SWAP_TYPE, entry.pfn, file=entry.file)
+    return 0

@@ -1,0 +1,179 @@
+"""Tasks: processes and threads, fork, exec, exit, signals, the kill policy (kernel/fork.c, kernel/signal.c).
+
+A task here is one thread; the first of its process is the leader and stands for the process. A signal
+is queued under the ``siglock`` of the process and takes effect when its thread is next in user mode.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from hwpoison.abi.signals import (
+    PAGE_SHIFT,
+    PF_MCE_EARLY,
+    PF_MCE_PROCESS,
+    McePolicy,
+    SigInfo,
+    Signal,
+)
+
+from .fault import FAULT_SIGNALS, Fault
+from .locks import KernelBug, Lock
+from .mmap import Mm, dup_mmap, exit_mmap
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+Action = Literal["default", "handler", "ignore"]
+FORKED_FLAGS = PF_MCE_PROCESS | PF_MCE_EARLY
+
+
+class Signalled(Exception):
+    """The task was hit by a signal instead of finishing what it did."""
+
+    def __init__(self, task: Task, info: SigInfo) -> None:
+        super().__init__(f"{task} got {info.text()}")
+        self.task = task
+        self.info = info
+
+
+class Task:
+    """struct task_struct. ``flags`` hold the thread's kill policy; signal actions are the leader's."""
+
+    def __init__(self, vm: Machine, pid: int, comm: str, leader: Task | None = None) -> None:
+        self.vm = vm
+        self.pid = pid
+        self.comm = comm
+        self.leader = leader or self
+        self.threads: list[Task] = [self]  # of the leader: all of the process, itself first
+        self.mm: Mm | None = None
+        self.flags = 0
+        self.sigbus: Action = "default"
+        self.blocked = False  # SIGBUS, in this thread
+        self.pending: list[SigInfo] = []
+        self.received: list[SigInfo] = []
+        self.died_of: Signal | None = None
+        self.exited = False
+        self.siglock = Lock(vm.paths, "siglock", comm)
+
+    def __repr__(self) -> str:
+        return f"{self.comm}:{self.pid}"
+
+    def alive_mm(self) -> Mm:
+        """The memory of a task that is known to run."""
+        if self.mm is None:
+            raise KernelBug(f"{self} has no memory: it has ended")
+        return self.mm
+
+    def prctl_mce_kill(self, policy: McePolicy | None) -> None:
+        """prctl(PR_MCE_KILL): this thread's policy; None is PR_MCE_KILL_CLEAR, which leaves the early bit."""
+        if policy is None:
+            self.flags &= ~PF_MCE_PROCESS
+            return
+        self.flags &= ~(PF_MCE_PROCESS | PF_MCE_EARLY)
+        if policy is not McePolicy.DEFAULT:
+            self.flags |= PF_MCE_PROCESS
+        if policy is McePolicy.EARLY:
+            self.flags |= PF_MCE_EARLY
+
+    def send_signal(self, info: SigInfo) -> bool:
+        """send_sig_info(): queue it; an ignored one is dropped. Whether the task was there to be told."""
+        with self.leader.siglock:
+            if self.exited:
+                return False
+            if info.signal is Signal.SIGKILL or self.leader.sigbus != "ignore":
+                self.pending.append(info)
+            return True
+
+    def force_signal(self, info: SigInfo) -> None:
+        """force_sig_info(): a blocked or ignored signal gets its default action, so it cannot be missed."""
+        with self.leader.siglock:
+            if self.blocked or self.leader.sigbus == "ignore":
+                self.leader.sigbus = "default"
+                self.blocked = False
+            self.pending.append(info)
+
+    def raise_fault(self, result: Fault, vpn: int) -> None:
+        """End of a fault in user mode: nothing, or the signal it deserves and what that does."""
+        info = FAULT_SIGNALS.get(result)
+        if info is not None:
+            sent = SigInfo(info.signal, info.code, vpn << PAGE_SHIFT, info.lsb, info.forced)
+            self.force_signal(sent)
+        self.return_to_user()
+
+    def deliver(self) -> list[SigInfo]:
+        """Signals that take effect now, as the thread returns to user mode. The process may be dead after."""
+        done = []
+        for info in list(self.pending):
+            if self.blocked and info.signal is not Signal.SIGKILL:
+                continue
+            self.pending.remove(info)
+            self.received.append(info)
+            done.append(info)
+            if info.signal is Signal.SIGKILL or self.leader.sigbus == "default":
+                self.leader.exit(info.signal)
+                break
+        return done
+
+    def return_to_user(self) -> None:
+        """As deliver(); raises Signalled if the task was hit."""
+        for info in self.deliver():
+            raise Signalled(self, info)
+
+    def fork(self, comm: str | None = None) -> Task:
+        """fork(2): a new process with a copy of the memory and of the kill policy."""
+        child = self.vm.new_task(comm or self.comm)
+        dup_mmap(self.alive_mm(), child.alive_mm())
+        child.flags = self.flags & FORKED_FLAGS
+        child.sigbus = self.leader.sigbus
+        child.blocked = self.blocked
+        return child
+
+    def clone_thread(self, comm: str | None = None) -> Task:
+        """pthread_create(): a new thread of the same process, with the kill policy of its creator."""
+        thread = Task(self.vm, self.vm.next_pid(), comm or self.comm, self.leader)
+        thread.mm = self.mm
+        thread.flags = self.flags & FORKED_FLAGS
+        thread.blocked = self.blocked
+        self.leader.threads.append(thread)
+        return thread
+
+    def clone_vm(self, comm: str | None = None) -> Task:
+        """clone(CLONE_VM): another process in the same memory."""
+        other = self.vm.new_task(comm or self.comm, mm=self.alive_mm())
+        other.flags = self.flags & FORKED_FLAGS
+        other.sigbus = self.leader.sigbus
+        return other
+
+    def execve(self, comm: str) -> None:
+        """execve(2): new empty memory; signal handlers go, an ignored signal stays ignored."""
+        leader = self.leader
+        for thread in leader.threads[1:]:
+            thread.exited = True
+            thread.mm = None
+        del leader.threads[1:]
+        old = leader.alive_mm()
+        leader.comm = comm
+        leader.mm = Mm(self.vm, f"{comm}:{leader.pid}")
+        leader.mm.users.append(leader)
+        if leader.sigbus == "handler":
+            leader.sigbus = "default"
+        self._leave(old)
+
+    def exit(self, died_of: Signal | None = None) -> None:
+        """exit_group(2), or the end by a signal: all threads, and the memory if nobody shares it."""
+        leader = self.leader
+        if leader.exited:
+            return
+        mm = leader.alive_mm()
+        for thread in leader.threads:
+            with leader.siglock:
+                thread.exited = True
+                thread.died_of = died_of
+                thread.mm = None
+        self._leave(mm)
+
+    def _leave(self, mm: Mm) -> None:
+        mm.users.remove(self.leader)
+        if not mm.users:
+            exit_mmap(mm)

@@ -1,0 +1,184 @@
+"""Taking pages out of files: truncation, hole punching, invalidation, the handler's removal (mm/truncate.c).
+
+All of them end in truncate_inode_folio() or remove_mapping(), so the checks that make a removal safe
+against faults and writeback stand in one place. For the handler a removal is a temporary hole: no
+block is freed and no size changes.
+"""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.results import MfResult
+from hwpoison.abi.signals import Errno
+
+from .filemap import (
+    filemap_get_folio,
+    filemap_release_folio,
+    filemap_remove_folio,
+    folio_cancel_dirty,
+    folio_drop_buffers,
+)
+from .inode import AddressSpace, Inode
+from .page import (
+    Page,
+    folio_lock,
+    folio_ref_freeze,
+    folio_ref_unfreeze,
+    folio_unlock,
+    folio_wait_writeback,
+    put_page,
+    set_flags,
+)
+from .response import Response, delete_from_lru_cache
+from .rmap import unmap_mapping_folio, unmap_mapping_range
+
+
+def truncate_inode_folio(mapping: AddressSpace, page: Page) -> int:
+    """Remove one locked page, dirty or not, mapped or not; 0, or -EIO if it is in the file no more."""
+    if page.mapping is not mapping:
+        return -Errno.EIO
+    if page.mapped:
+        unmap_mapping_folio(page)
+    folio_drop_buffers(page)
+    folio_cancel_dirty(page)
+    filemap_remove_folio(page)
+    return 0
+
+
+def generic_error_remove_folio(mapping: AddressSpace, page: Page) -> int:
+    """The error_remove_folio operation of most disk file systems. Not for directories and devices:
+    somebody may rely on finding their pages in the cache."""
+    if not mapping.host.regular:
+        return -Errno.EIO
+    return truncate_inode_folio(mapping, page)
+
+
+def remove_mapping(mapping: AddressSpace, page: Page) -> bool:
+    """Remove a locked, clean, unmapped page if cache and caller are its only users.
+
+    The count is frozen at zero while we look at the dirty bit, so nobody can find the page and
+    dirty it in between (__remove_mapping(), mm/vmscan.c).
+    """
+    if not folio_ref_freeze(page, 2):
+        return False
+    if page.flags & pg.DIRTY:
+        folio_ref_unfreeze(page, 2)
+        return False
+    with mapping.i_pages_lock:
+        del mapping.pages[page.index]
+        mapping.dirty.discard(page.index)
+        page.mapping = None
+    folio_ref_unfreeze(page, 1)
+    return True
+
+
+def mapping_evict_folio(mapping: AddressSpace | None, page: Page) -> bool:
+    """Remove a locked page if nothing is lost by it; whether it was removed."""
+    if mapping is None or page.mapping is not mapping:
+        return False
+    if page.flags & (pg.DIRTY | pg.WRITEBACK):
+        return False
+    if page.refcount > 2 + bool(page.flags & pg.PRIVATE):
+        return False
+    if not filemap_release_folio(page):
+        return False
+    return remove_mapping(mapping, page)
+
+
+def truncate_inode_pages_range(mapping: AddressSpace, start: int, end: int) -> None:
+    """Remove all pages with start <= index < end, waiting for writeback of each."""
+    for index in sorted(i for i in mapping.pages if start <= i < end):
+        page = filemap_get_folio(mapping, index)
+        if page is None:
+            continue
+        folio_lock(page)
+        folio_wait_writeback(page)
+        truncate_inode_folio(mapping, page)
+        folio_unlock(page)
+        put_page(page)
+    if mapping.fs.swap_backed:
+        mapping.vm.swap.free_file_range(mapping, start, end)
+
+
+def truncate(inode: Inode, size: int) -> None:
+    """ftruncate(2) to a number of pages."""
+    with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
+        old, inode.size = inode.size, size
+        _drop(inode, size, max(old, size))
+
+
+def punch_hole(inode: Inode, start: int, end: int) -> None:
+    """fallocate(2) FALLOC_FL_PUNCH_HOLE over pages start .. end-1."""
+    with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
+        _drop(inode, start, end)
+
+
+def _drop(inode: Inode, start: int, end: int) -> None:
+    unmap_mapping_range(inode.mapping, start, end, even_cows=True)
+    truncate_inode_pages_range(inode.mapping, start, end)
+    for index in [i for i in inode.blocks if start <= i < end]:
+        del inode.blocks[index]
+
+
+def invalidate_mapping_pages(mapping: AddressSpace) -> None:
+    """drop_caches, posix_fadvise(DONTNEED): every page that nobody needs (mapping_try_invalidate())."""
+    mapping.vm.lru.add_drain_all()
+    for index in sorted(mapping.pages):
+        page = filemap_get_folio(mapping, index)
+        if page is None:
+            continue
+        folio_lock(page)
+        if not page.mapped:
+            mapping_evict_folio(mapping, page)
+        folio_unlock(page)
+        put_page(page)
+
+
+def error_remove_folio(mapping: AddressSpace, page: Page) -> int:
+    """The file system's own way to drop a bad page; 0 or -errno. tmpfs keeps it, to tell readers."""
+    if mapping.fs.error_remove == "keep":
+        return 0
+    return generic_error_remove_folio(mapping, page)
+
+
+def give_up_clean_folio(page: Page) -> Response:
+    """me_pagecache_clean(): a page whose contents nobody needs, or that is the last to hold them.
+
+    Anonymous pages are let go by everybody who mapped them; nobody counts what references remain, so a
+    pin is not noticed. A file page leaves its file, except in tmpfs, whose cache keeps its reference.
+    """
+    source = "mm/memory-failure.c me_pagecache_clean()"
+    delete_from_lru_cache(page)
+    mapping = page.mapping
+    if mapping is None:
+        return Response(MfResult.FAILED, None, "the file let go of the page meanwhile", source)
+    if not isinstance(mapping, AddressSpace):
+        return Response(MfResult.RECOVERED, None, "anonymous: everybody who mapped it let go of it", source)
+    kept = int(mapping.fs.swap_backed)
+    if mapping.fs.error_remove is None:
+        if mapping_evict_folio(mapping, page):
+            return Response(MfResult.RECOVERED, kept, "dropped from the page cache", source)
+        page.vm.printk(f"Memory failure: {page.pfn:#x}: Failed to invalidate")
+        reason = f"{mapping.fs.name} has no way to drop a bad page that is dirty or in use"
+        return Response(MfResult.FAILED, kept, reason, source)
+    error = error_remove_folio(mapping, page)
+    if error:
+        page.vm.printk(f"Memory failure: {page.pfn:#x}: Failed to punch page: {error}")
+        reason = "only pages of regular files may be dropped, this is a device's or a directory's"
+        return Response(MfResult.FAILED, kept, reason, source)
+    if not filemap_release_folio(page):
+        page.vm.printk(f"Memory failure: {page.pfn:#x}: failed to release buffers")
+        return Response(MfResult.FAILED, kept, "the file system still needs its buffers on the page", source)
+    if mapping.fs.error_remove == "keep":
+        return Response(MfResult.RECOVERED, kept, "kept in the file, to tell whoever reads it", source)
+    return Response(MfResult.RECOVERED, kept, "removed from the page cache, as a truncation would", source)
+
+
+def give_up_dirty_folio(page: Page) -> Response:
+    """me_pagecache_dirty(): newer than the disk, so data is lost: every open file is told once."""
+    mapping = page.mapping
+    if isinstance(mapping, AddressSpace):
+        mapping.set_error(Errno.EIO)
+        if page.vm.traits.marks_page_error:
+            set_flags(page, pg.ERROR)
+    return give_up_clean_folio(page)

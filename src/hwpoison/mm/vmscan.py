@@ -1,0 +1,86 @@
+"""Reclaim of one page: out to swap, or out of the page cache (mm/vmscan.c)."""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+
+from .filemap import filemap_release_folio
+from .inode import AddressSpace
+from .page import (
+    Page,
+    clear_flags,
+    folio_trylock,
+    folio_unlock,
+    put_page,
+    set_flags,
+)
+from .rmap import try_to_unmap
+from .shmem import shmem_writepage
+from .swap import release_frozen
+from .truncate import remove_mapping
+
+
+def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
+    """shrink_folio_list() for one page; whether the frame became free.
+
+    ``drop=False`` stops when the page is written out: it stays in the swap cache, unmapped and clean,
+    as it does when somebody looks at it again at once.
+    """
+    page.vm.lru.add_drain_all()
+    if not page.vm.lru.isolate(page):
+        return False
+    if not folio_trylock(page):
+        page.vm.lru.putback(page)
+        return False
+    unlocked = _write_out(page)
+    if unlocked and (not drop or not folio_trylock(page)):
+        page.vm.lru.putback(page)
+        return False
+    if drop and not page.mapped and not page.flags & (pg.DIRTY | pg.WRITEBACK) and _free(page):
+        return True
+    folio_unlock(page)
+    page.vm.lru.putback(page)
+    return False
+
+
+def _write_out(page: Page) -> bool:
+    """Unmap the page and start writing it to swap if it needs that; True: the write unlocked it."""
+    vm = page.vm
+    if page.flags & (pg.UNEVICTABLE | pg.WRITEBACK):
+        return False
+    mapping = page.mapping
+    if isinstance(mapping, AddressSpace):
+        if not mapping.fs.swap_backed:
+            if page.mapped:
+                try_to_unmap(page, 0)
+            return False
+        return shmem_writepage(mapping, page)
+    if not page.flags & pg.SWAPCACHE:
+        slot = vm.swap.alloc_slot()
+        if slot is None:
+            return False
+        vm.swap.add_to_cache(page, slot)
+        set_flags(page, pg.DIRTY)
+    if page.mapped:
+        try_to_unmap(page, 0)
+    if page.mapped or not page.flags & pg.DIRTY:
+        return False
+    clear_flags(page, pg.DIRTY)
+    vm.swap.writepage(page)
+    return True
+
+
+def _free(page: Page) -> bool:
+    """Remove a locked, clean, unmapped page from its cache, if cache and we are its only users; free it."""
+    mapping = page.mapping
+    if isinstance(mapping, AddressSpace):
+        if not filemap_release_folio(page) or not remove_mapping(mapping, page):
+            return False
+        folio_unlock(page)
+        put_page(page)
+        return True
+    if not page.flags & pg.SWAPCACHE or not page.vm.swap.remove_mapping(page):
+        return False
+    folio_unlock(page)
+    release_frozen(page)
+    return True

@@ -1,0 +1,74 @@
+"""Writing dirty pages of files to the disk (mm/page-writeback.c, the fsync part of fs/sync.c)."""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.signals import Errno
+
+from .filemap import file_check_and_advance_wb_err, filemap_fdatawait, filemap_lock_folio, folio_mark_dirty
+from .inode import AddressSpace, File
+from .locks import KernelBug
+from .page import Page, clear_flags, folio_start_writeback, folio_unlock, folio_wait_writeback, put_page
+from .rmap import folio_mkclean
+
+
+def folio_clear_dirty_for_io(page: Page) -> bool:
+    """Clear PG_dirty before writing, page tables included; whether there is something to write.
+
+    The page tables are write-protected first, so that a store after this makes the page dirty again.
+    """
+    mapping = page.mapping
+    if not isinstance(mapping, AddressSpace):
+        raise KernelBug(f"{page} belongs to no file")
+    if mapping.can_writeback and folio_mkclean(page):
+        folio_mark_dirty(page)
+    if not page.flags & pg.DIRTY:
+        return False
+    with mapping.i_pages_lock:
+        mapping.dirty.discard(page.index)
+    clear_flags(page, pg.DIRTY)
+    return True
+
+
+def write_folio(page: Page) -> None:
+    """Start writing one locked page, clean or dirty; unlocks it. The reference goes to the write."""
+    mapping = page.mapping
+    if not isinstance(mapping, AddressSpace):
+        raise KernelBug(f"{page} belongs to no file")
+    inode, index = mapping.host, page.index
+
+    def store(data: str | None) -> None:
+        if data is None:
+            mapping.set_error(Errno.EIO)
+        else:
+            inode.blocks[index] = data
+
+    folio_start_writeback(page)
+    folio_unlock(page)
+    mapping.vm.disk.submit_write(page, store)
+
+
+def filemap_fdatawrite(mapping: AddressSpace) -> None:
+    """Start writing every dirty page of the file."""
+    if not mapping.can_writeback:
+        return
+    for index in sorted(mapping.dirty):
+        page = filemap_lock_folio(mapping, index)
+        if page is None:
+            continue
+        folio_wait_writeback(page)
+        if folio_clear_dirty_for_io(page):
+            write_folio(page)
+        else:
+            folio_unlock(page)
+            put_page(page)
+
+
+def fsync(file: File) -> None:
+    """fsync(2): everything written is on the disk, or SysError: once for each open file and error."""
+    mapping = file.inode.mapping
+    if not mapping.can_writeback:
+        return  # tmpfs: noop_fsync()
+    filemap_fdatawrite(mapping)
+    filemap_fdatawait(mapping)
+    file_check_and_advance_wb_err(file)
