@@ -28,6 +28,7 @@ Kind = Literal[
     "page",  # the page afterwards: flags (letters of the ones compared), refs
     "pte",  # a page table entry afterwards: present / poison / swap / none
     "disk",  # what is on the disk afterwards: data
+    "panic",  # the machine stopped: text
 ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hwpoison.abi.problems import WrongUse
 
-from .proc import Host, fill, unreadable
+from .proc import Host, Progress, fill, unreadable
 from .tally import ALL_BITS, UNKNOWN_COUNT, Indexes, PairTally, Words
 
 WORD = 8  # bytes of an entry
@@ -28,8 +28,6 @@ COUNT_FILE = "proc/kpagecount"
 _BLOCK = 1 << 17  # frames read at once: 1 MiB of each file, which stays in a processor's cache
 _GAP = 64  # frames: reading over a gap this small is cheaper than reading twice
 _FRAME_LIMIT = 1 << 52  # no processor of Linux addresses more than 2**64 bytes
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +170,7 @@ def _open_flags(host: Host, stack: ExitStack) -> int:
 
 
 def _open_counts(host: Host, stack: ExitStack) -> int | None:
-    """Map counts only refine what the flags say, so without their file the answer is 'unknown', not a refusal."""
+    """Map counts only refine what the flags say: without their file they are unknown, which is no failure."""
     try:
         return stack.enter_context(host.open(COUNT_FILE))
     except OSError:
@@ -182,7 +180,7 @@ def _open_counts(host: Host, stack: ExitStack) -> int | None:
 def _words_at(host: Host, name: str, descriptor: int, words: Words, first: int) -> int:
     """Read entries from frame ``first`` on into ``words``; how many there were before the end of the file."""
     try:
-        read = fill(descriptor, memoryview(words).cast("B"), first * WORD)
+        read = fill(descriptor, words.view(np.uint8).data, first * WORD)
     except OSError as error:
         raise unreadable(host.path(name), error) from None
     if read % WORD:

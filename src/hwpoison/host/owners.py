@@ -21,11 +21,9 @@ from hwpoison.abi.problems import NotPossible, WrongUse
 
 from .frames import check_frames, frame_words
 from .pagetables import entries, present_frames
-from .proc import Host, reason, unreadable
+from .proc import Host, Progress, reason, unreadable
 from .tally import Indexes, Words
 from .vmas import Backing, Vma, areas, command, processes
-
-Progress = Callable[[int, int], None]
 
 _ENDED = (ProcessLookupError, FileNotFoundError)
 # What has one of these and no page table entry counted is mapped nowhere. Others may be mapped uncounted:
@@ -128,16 +126,15 @@ def _hits(
     """Wanted frames that the process maps: frame, address, area, whether it is a page of a file."""
     found = []
     starts = [area.start for area in chosen]
-    with host.open(f"proc/{pid}/pagemap") as table:
-        for first, block in entries(table, chosen, host.page_size):
-            where, frames = present_frames(block)
-            nearest = np.minimum(np.searchsorted(wanted, frames), len(wanted) - 1)
-            matches = np.flatnonzero(wanted[nearest] == frames)
-            for index, pfn in zip(where[matches].tolist(), frames[matches].tolist(), strict=True):
-                address = (first + index) * host.page_size
-                area = chosen[bisect_right(starts, address) - 1]
-                if area.start <= address < area.end:
-                    found.append((pfn, address, area, bool(int(block[index]) & FILE)))
+    for first, block in entries(host, pid, chosen):
+        where, frames = present_frames(block)
+        nearest = np.minimum(np.searchsorted(wanted, frames), len(wanted) - 1)
+        matches = np.flatnonzero(wanted[nearest] == frames)
+        for index, pfn in zip(where[matches].tolist(), frames[matches].tolist(), strict=True):
+            address = (first + index) * host.page_size
+            area = chosen[bisect_right(starts, address) - 1]
+            if area.start <= address < area.end:
+                found.append((pfn, address, area, bool(int(block[index]) & FILE)))
     return found
 
 
@@ -194,15 +191,14 @@ def process_frames(host: Host, pid: int) -> ProcessFrames:
     if not directory.is_dir():
         raise WrongUse(f"there is no process {pid} on this host: {directory} does not exist")
     addresses, frames = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    swapped = pages = 0
+    swapped = 0
     try:
         comm, mapped = command(host, pid), areas(host, pid)
-        with host.open(f"proc/{pid}/pagemap") as table:
-            for first, block in entries(table, mapped, host.page_size):
-                where, present = present_frames(block)
-                addresses.append((where + first) * host.page_size)
-                frames.append(present)
-                swapped += int(np.count_nonzero(block & np.uint64(SWAPPED)))
+        for first, block in entries(host, pid, mapped):
+            where, present = present_frames(block)
+            addresses.append((where + first) * host.page_size)
+            frames.append(present)
+            swapped += int(np.count_nonzero(block & np.uint64(SWAPPED)))
     except _ENDED as error:
         if directory.is_dir() and isinstance(error, FileNotFoundError):
             raise unreadable(directory / "pagemap", error) from None

@@ -12,14 +12,14 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
 from hwpoison.abi.pagemap import PFN_MASK
 from hwpoison.abi.problems import NotPossible
 
-from .proc import fill
+from .proc import Host, fill
 from .tally import Indexes, Words
 from .vmas import Vma
 
@@ -38,25 +38,29 @@ _IN_USE = 8 | 16  # PAGE_IS_PRESENT | PAGE_IS_SWAPPED: what is not a hole
 _FOUND = 4096  # ranges one call may return
 
 
-def entries(table: int, areas: Iterable[Vma], page_size: int) -> Iterator[tuple[int, Words]]:
-    """The entries of these areas (by address) in blocks: the number of the first page, and the entries.
+def entries(host: Host, pid: int | str, areas: Collection[Vma]) -> Iterator[tuple[int, Words]]:
+    """The entries of these areas of a process in blocks: the number of the first page, and the entries.
 
-    Holes may be left out, and pages between two areas be among them. A block is overwritten by the next one.
-    Raises ProcessLookupError if the process has ended or replaced its memory, OSError.
+    The areas are ordered by address. Holes may be left out, and pages between two areas be among them. A
+    block is overwritten by the next one. Raises ProcessLookupError if the process has ended or replaced its
+    memory, OSError.
     """
+    if not areas:
+        return  # kernel threads have no page table to open
     buffer = np.empty(_BLOCK, np.uint64)
-    raw = memoryview(buffer).cast("B")
-    for begin, end in _joined(areas, page_size):
-        for first, stop in _in_use(table, begin, end, page_size):
-            for page in range(first, stop, _BLOCK):
-                pages = min(_BLOCK, stop - page)
-                if fill(table, raw[: pages * WORD], page * WORD) < pages * WORD:
-                    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-                yield page, buffer[:pages]
+    raw = buffer.view(np.uint8).data
+    with host.open(f"proc/{pid}/pagemap") as table:
+        for begin, end in _joined(areas, host.page_size):
+            for first, stop in _in_use(table, begin, end, host.page_size):
+                for page in range(first, stop, _BLOCK):
+                    pages = min(_BLOCK, stop - page)
+                    if fill(table, raw[: pages * WORD], page * WORD) < pages * WORD:
+                        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+                    yield page, buffer[:pages]
 
 
 def present_frames(block: Words) -> tuple[Indexes, Indexes]:
-    """Where in a block pages are present, and their frames. Raises NotPossible if the kernel hides the frames."""
+    """Where in a block pages are present, and their frames. Raises NotPossible if the frames are hidden."""
     where = np.flatnonzero(block.view(np.int64) < 0)  # bit 63: present
     frames = (block[where] & np.uint64(PFN_MASK)).view(np.int64)
     if len(frames) and not frames.any():
@@ -67,7 +71,7 @@ def present_frames(block: Words) -> tuple[Indexes, Indexes]:
     return where, frames
 
 
-def _joined(areas: Iterable[Vma], page_size: int) -> Iterator[Range]:
+def _joined(areas: Collection[Vma], page_size: int) -> Iterator[Range]:
     """The ranges of the areas, those close together made one: a library is five areas, but one read."""
     begin = end = 0
     for area in areas:
@@ -82,7 +86,7 @@ def _joined(areas: Iterable[Vma], page_size: int) -> Iterator[Range]:
 
 
 def _in_use(table: int, begin: int, end: int, page_size: int) -> Iterator[Range]:
-    """Ranges that hold all pages of the given one that are present or swapped; all of it if that is unknown."""
+    """Ranges that hold all present and swapped pages of the given one: all of it where that is unknown."""
     found = np.empty((_FOUND, 3), np.uint64)  # struct page_region: start, end, categories
     while end - begin > _SPARSE:
         argument = bytearray(
@@ -95,12 +99,13 @@ def _in_use(table: int, begin: int, end: int, page_size: int) -> Iterator[Range]
             ranges = found[: fcntl.ioctl(table, _PAGEMAP_SCAN, argument), :2] // np.uint64(page_size)
         except OSError:
             break  # an older kernel, or no pagemap of a kernel: the plain way says what is wrong, if anything
+        walked = _ARGUMENT.unpack(argument)[_WALK_END] // page_size
         if len(ranges):
             apart = np.flatnonzero(ranges[1:, 0] > ranges[:-1, 1] + np.uint64(_GAP))
             firsts = ranges[np.append(0, apart + 1), 0].tolist()
             yield from zip(firsts, ranges[np.append(apart, -1), 1].tolist(), strict=True)
-        # Linux 6.18 was seen to report an end before that of the last range it returned.
-        walked = max(_ARGUMENT.unpack(argument)[_WALK_END] // page_size, *ranges[-1:, 1].tolist(), 0)
+            # Linux 6.18 was seen to report a stop that lies before the end of the last range it returned.
+            walked = max(walked, int(ranges[-1, 1]))
         if walked <= begin:
             break
         begin = walked

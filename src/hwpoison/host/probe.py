@@ -19,6 +19,7 @@ from .vmas import areas
 _SYSCTL = "proc/sys/vm/memory_failure_early_kill"
 _OFFLINE = "sys/devices/system/memory/hard_offline_page"
 _MEMINFO, _MEMINFO_LINE = "proc/meminfo", "HardwareCorrupted"
+_ENTRY_FILES = ("proc/kpageflags", "proc/kpagecount", "proc/kpagecgroup")
 _PAGEMAP = "proc/self/pagemap"
 
 
@@ -69,21 +70,19 @@ def probe(host: Host) -> HostFacts:
     )
 
 
-_ENTRY_FILES = ("proc/kpageflags", "proc/kpagecount", "proc/kpagecgroup")
-
-
 def _handler(host: Host) -> tuple[bool, str]:
     for name in (_SYSCTL, _OFFLINE):
         if host.path(name).exists():
             return True, f"/{name} exists"
+    files = f"neither /{_SYSCTL} nor /{_OFFLINE} exists"
     try:
         if _MEMINFO_LINE in host.read_text(_MEMINFO):
             return True, f"/{_MEMINFO} has a line {_MEMINFO_LINE}"
     except OSError as error:
-        return False, f"neither /{_SYSCTL} nor /{_OFFLINE} exists, and /{_MEMINFO} cannot be read: {reason(error)}"
+        return False, f"{files}, and /{_MEMINFO} cannot be read: {reason(error)}"
     return False, (
-        f"neither /{_SYSCTL} nor /{_OFFLINE} exists, and /{_MEMINFO} has no line {_MEMINFO_LINE}: "
-        "the kernel was built without CONFIG_MEMORY_FAILURE"
+        f"{files}, and /{_MEMINFO} has no line {_MEMINFO_LINE}: the kernel was built without "
+        "CONFIG_MEMORY_FAILURE"
     )
 
 
@@ -106,9 +105,8 @@ def _first_entry(host: Host, name: str) -> str | None:
 def _own_frames(host: Host) -> str | None:
     """Page tables can be read by everybody who may trace the process; frame numbers in them take more."""
     try:
-        with host.open(_PAGEMAP) as table:
-            for _, block in entries(table, areas(host, "self")[:1], host.page_size):
-                present_frames(block)
+        for _, block in entries(host, "self", areas(host, "self")[:1]):
+            present_frames(block)
     except OSError as error:
         return reason(error)
     except NotPossible as problem:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hwpoison.abi.problems import NotPossible
 
+Progress = Callable[[int, int], None]
+"""Told how many are done, and how many there are."""
+
 _REASONS = {
-    errno.EACCES: "permission denied, needs root",
-    errno.EPERM: "permission denied, needs root",
     errno.ENOENT: "there is no such file",
     errno.ESRCH: "the process has ended",
 }
@@ -58,6 +59,10 @@ class Host:
 
 def reason(error: OSError) -> str:
     """Why a file could not be read, in a few words."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        if os.geteuid():
+            return "permission denied, needs root"
+        return "permission denied even to root: a capability is missing, or a security module forbids it"
     return _REASONS.get(error.errno or 0) or error.strerror or str(error)
 
 

@@ -42,8 +42,8 @@ def command(host: Host, pid: int) -> str:
     return _read(host, f"proc/{pid}/comm").removesuffix("\n")
 
 
-def areas(host: Host, pid: int) -> list[Vma]:
-    """The memory areas of a process by address; none for kernel threads and ended processes.
+def areas(host: Host, pid: int | str) -> list[Vma]:
+    """The memory areas of a process (its number, or "self") by address; none for kernel threads.
 
     Leaves out [vsyscall], which is not in the page tables of the process. Raises OSError, and WrongUse for a
     text that is no maps file.
@@ -55,8 +55,8 @@ def areas(host: Host, pid: int) -> list[Vma]:
             vma = _area(line)
         except ValueError:
             raise WrongUse(
-                f"{host.path(name)} line {number} is {line!r}: expected addresses, permissions, offset, device, "
-                "inode and path as in /proc/PID/maps"
+                f"{host.path(name)} line {number} is {line!r}: expected addresses, permissions, offset, "
+                "device, inode and path"
             ) from None
         if vma.path != "[vsyscall]":
             found.append(vma)
@@ -81,4 +81,4 @@ def _area(line: str) -> Vma:
 
 
 def _read(host: Host, name: str) -> str:
-    return host.path(name).read_bytes().decode(errors="surrogateescape")
+    return host.path(name).read_bytes().decode(errors="backslashreplace")

@@ -10,36 +10,19 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult
 
 from .machine import Machine
-from .page import Page, clear_flags, put_page, set_flags
+from .page import Page, set_flags
 from .response import Response
 
 
-def alloc_slab(vm: Machine) -> Page:
-    """A page of kernel objects."""
+MARKS = {"slab": pg.SLAB, "reserved": pg.RESERVED, "balloon": pg.OFFLINE, "vmalloc": 0, "driver": 0}
+"""What marks a page of the kernel's as such. vmalloc memory, kernel stacks, per-CPU data and what a
+driver took for itself carry no mark."""
+
+
+def kernel_page(vm: Machine, kind: str) -> Page:
+    """A page that the kernel allocated for itself, of one of the kinds in MARKS."""
     page = vm.zone.alloc_zeroed()
-    set_flags(page, pg.SLAB)
-    return page
-
-
-def free_slab(page: Page) -> None:
-    clear_flags(page, pg.SLAB)
-    put_page(page)
-
-
-def vmalloc_page(vm: Machine) -> Page:
-    """A page of vmalloc memory, a kernel stack or per-CPU data: no flag says whose it is."""
-    return vm.zone.alloc_zeroed()
-
-
-def reserve(page: Page) -> None:
-    """Mark an allocated page as a driver or the boot code does (SetPageReserved())."""
-    set_flags(page, pg.RESERVED)
-
-
-def balloon_inflate(vm: Machine) -> Page:
-    """A page given to the hypervisor: logically offline (PageOffline)."""
-    page = vm.zone.alloc_zeroed()
-    set_flags(page, pg.OFFLINE)
+    set_flags(page, MARKS[kind])
     return page
 
 

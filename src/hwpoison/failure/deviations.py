@@ -1,0 +1,48 @@
+"""Known weaknesses of real kernels: each breaks a promise, has a name, and never passes for a pass.
+
+A scenario lists the ones it shows; a run that breaks a promise otherwise, or that no longer shows a
+weakness it lists, fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """``promise`` is the number of the promise that it breaks (docs/scope.md)."""
+
+    promise: int
+    text: str
+    source: str
+
+
+DEVIATIONS: dict[str, Deviation] = {
+    "stale-read": Deviation(
+        2,
+        "after a dirty page of a file was dropped, read(2) gives the old data of the disk without an error; "
+        "only fsync tells",
+        "mm/memory-failure.c me_pagecache_dirty()",
+    ),
+    "pinned-anonymous": Deviation(
+        4,
+        "an anonymous page is called Recovered although a pin still reaches it: nobody counts its references",
+        "mm/memory-failure.c me_pagecache_clean(), since 5.14",
+    ),
+    "forgotten-victim": Deviation(
+        2,
+        "without memory for a note about a victim, the task is not told until it touches the page",
+        "mm/memory-failure.c add_to_kill()",
+    ),
+    "device-reads-on": Deviation(
+        1,
+        "a device that has pinned the page goes on reading and writing the bad memory",
+        "mm/gup.c; the handler cannot stop it",
+    ),
+    "swapin-error-unnamed": Deviation(
+        2,
+        "after swapoff, the owner of a page lost in the swap cache gets a plain SIGBUS that names no memory error",
+        "mm/swapfile.c unuse_pte(), 6.1",
+    ),
+}

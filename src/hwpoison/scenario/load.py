@@ -1,0 +1,187 @@
+"""Scenario files: TOML, one ``[[scenario]]`` table each, steps as text with the expectations beside them.
+
+::
+
+    [[scenario]]
+    name = "dirty-file-page"
+    title = "A dirty page of a file is lost"
+    source = "mm/memory-failure.c me_pagecache_dirty()"
+    steps = '''
+    file data
+    open fd file=data
+    write fd:0 data=new
+    inject data:0 via=sysfs
+      => return code=0
+    fsync fd
+      => errno=EIO
+    '''
+
+A file with one scenario may leave the ``[[scenario]]`` line out. ``swap`` is the number of swap slots,
+``frames`` the memory; ``breaks`` lists the promises known to be broken, by the name of the deviation.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from hwpoison.abi.problems import NotPossible, WrongUse, unknown_name
+from hwpoison.failure.deviations import DEVIATIONS
+from hwpoison.failure.profiles import PROFILES
+
+from .steps import Step, StepError, parse_expectation, parse_step
+
+KEYS = ("name", "title", "source", "steps", "swap", "frames", "breaks")
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One scenario. ``origin`` is the file it came from; ``breaks`` maps a deviation to its kernels."""
+
+    name: str
+    steps: tuple[Step, ...]
+    title: str = ""
+    source: str = ""
+    swap: int = 0
+    frames: int = 256
+    breaks: dict[str, frozenset[str]] = field(default_factory=dict)
+    origin: str = ""
+
+    def expected_breaks(self, kernel: str) -> set[str]:
+        return {name for name, kernels in self.breaks.items() if kernel in kernels}
+
+
+def load_file(path: Path) -> list[Scenario]:
+    """All scenarios of a file. WrongUse names the file, the line and what was expected."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise WrongUse(f"no scenario file {str(path)!r}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise NotPossible(f"cannot read the scenario file {str(path)!r}: {error}") from None
+    return load_text(text, str(path))
+
+
+def load_text(text: str, origin: str) -> list[Scenario]:
+    """As load_file(), from text."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise WrongUse(f"{origin}: not valid TOML: {error}") from None
+    tables = document.get("scenario", [document])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise WrongUse(f"{origin}: 'scenario' must be a list of tables: write [[scenario]] above each")
+    starts = _starts_of_steps(text)
+    with_steps = [table for table in tables if isinstance(table.get("steps"), str)]
+    lines = dict(zip(map(id, with_steps), starts, strict=False))
+    return [_scenario(table, origin, lines.get(id(table), 0)) for table in tables]
+
+
+def _starts_of_steps(text: str) -> list[int]:
+    """The line numbers of the first line of each value of ``steps``; TOML readers do not tell."""
+    starts = []
+    for number, line in enumerate(text.splitlines(), 1):
+        squeezed = line.replace(" ", "")
+        if squeezed.startswith(("steps='''", 'steps="""')):
+            starts.append(number + (len(squeezed) == len("steps='''")))  # TOML skips a newline just there
+    return starts
+
+
+def _scenario(table: dict[str, object], origin: str, start: int) -> Scenario:
+    def wrong(message: str) -> WrongUse:
+        name = table.get("name")
+        where = f"{origin}: scenario {name!r}" if name else origin
+        return WrongUse(f"{where}: {message}")
+
+    for key in table:
+        if key not in KEYS:
+            raise wrong(str(unknown_name("key", key, KEYS)))
+    for key, kind in (("name", str), ("steps", str)):
+        if not isinstance(table.get(key), kind):
+            raise wrong(f"{key!r} is missing or not a text; expected {key} = ...")
+    numbers = {}
+    for key, default in (("swap", 0), ("frames", 256)):
+        value = table.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1 << 20:
+            raise wrong(f"{key} = {value!r}: expected a number of pages up to {1 << 20}")
+        numbers[key] = value
+    try:
+        breaks = _breaks(table.get("breaks", []))
+    except WrongUse as error:
+        raise wrong(str(error)) from None
+    return Scenario(
+        name=str(table["name"]),
+        steps=_steps(str(table["steps"]), origin, start),
+        title=str(table.get("title", "")),
+        source=str(table.get("source", "")),
+        swap=numbers["swap"],
+        frames=numbers["frames"],
+        breaks=breaks,
+        origin=origin,
+    )
+
+
+def _breaks(value: object) -> dict[str, frozenset[str]]:
+    """``["stale-read", "forgotten-victim 6.1 6.12"]``: deviation, and the kernels if not all."""
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise WrongUse(f"breaks = {value!r}: expected a list of texts")
+    result = {}
+    for entry in value:
+        name, *kernels = entry.split() or [""]
+        if name not in DEVIATIONS:
+            raise unknown_name("deviation", name, DEVIATIONS)
+        for kernel in kernels:
+            if kernel not in PROFILES:
+                raise unknown_name("kernel", kernel, PROFILES)
+        result[name] = frozenset(kernels or PROFILES)
+    return result
+
+
+def _steps(text: str, origin: str, start: int) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    kernels = tuple(PROFILES)
+    for offset, line in enumerate(text.splitlines()):
+        number = start + offset
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        try:
+            if stripped.startswith("=>"):
+                if not steps:
+                    raise StepError("'=>' stands before the first step")
+                expected = parse_expectation(stripped[2:], number, kernels)
+                steps[-1] = replace(steps[-1], expects=(*steps[-1].expects, expected))
+            else:
+                steps.append(parse_step(stripped, number))
+        except StepError as error:
+            raise WrongUse(f"{origin}:{number}: {error}") from None
+    if not steps:
+        raise WrongUse(f"{origin}:{start}: there is no step; expected at least one")
+    return tuple(steps)
+
+
+@cache
+def catalogue() -> dict[str, Scenario]:
+    """The scenarios that come with the package, by name, in the order of their files."""
+    found: dict[str, Scenario] = {}
+    folder = resources.files("hwpoison.scenario") / "catalogue"
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".toml"):
+            for scenario in load_text(entry.read_text(encoding="utf-8"), entry.name):
+                if scenario.name in found:
+                    raise WrongUse(f"{entry.name}: a second scenario is called {scenario.name!r}")
+                found[scenario.name] = scenario
+    return found
+
+
+def find(name: str) -> list[Scenario]:
+    """The scenario of the catalogue with this name, or those of the file with this path."""
+    scenarios = catalogue()
+    if name in scenarios:
+        return [scenarios[name]]
+    if name.endswith(".toml") or "/" in name or Path(name).exists():
+        return load_file(Path(name))
+    raise unknown_name("scenario", name, scenarios)

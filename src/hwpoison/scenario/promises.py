@@ -1,0 +1,279 @@
+"""The six promises, checked after every run (docs/scope.md tells them in full).
+
+A *census* is taken of a frame at the moment its memory goes bad: what it held, where else that can be
+found, who uses it. After the run the census is compared with what the handler said and with what
+everybody would see now. All of this looks at the machine from outside, by other means than the
+handler's, so that it can contradict the handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.records import Broken
+from hwpoison.abi.results import MfResult, PageType
+from hwpoison.abi.signals import PAGE_SHIFT, SiCode
+from hwpoison.failure.deviations import DEVIATIONS
+from hwpoison.failure.handler import MemoryFailure
+from hwpoison.mm.check import page_users
+from hwpoison.mm.inode import AddressSpace, File
+from hwpoison.mm.machine import Machine
+from hwpoison.mm.mmap import Mm
+from hwpoison.mm.page import ZEROS, Page
+from hwpoison.mm.pte import Entry, PoisonPte, Pte, SwapErrorPte, SwapPte
+from hwpoison.mm.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody who maps a page, or (``mapped`` False) could by touching it: his memory, page number, tasks."""
+
+    mm: Mm
+    vpn: int
+    tasks: tuple[Task, ...]
+    mapped: bool
+
+    @property
+    def gone(self) -> bool:
+        """Ended, or gave the address up."""
+        return all(task.exited or task.mm is not self.mm for task in self.tasks) or (
+            self.mm.find_vma(self.vpn) is None
+        )
+
+    def name(self) -> str:
+        return f"{self.tasks[0]} at {self.vpn << PAGE_SHIFT:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """A frame as it was when it went bad. ``last_copy``: its contents exist nowhere else."""
+
+    pfn: int
+    content: str
+    last_copy: bool
+    users: tuple[User, ...]
+    mapping: AddressSpace | None
+    index: int
+    files: tuple[tuple[File, int], ...]  # open files of a disk file, with their error cursors
+    signals: dict[int, int]  # task pid → how many signals it had received
+    already: bool  # it was bad before
+
+    @classmethod
+    def take(cls, vm: Machine, pfn: int) -> Census:
+        page = vm.zone.page(pfn)
+        mapping = page.mapping if isinstance(page.mapping, AddressSpace) else None
+        on_disk = mapping is not None and mapping.can_writeback
+        return cls(
+            pfn=pfn,
+            content=page.content,
+            last_copy=_is_last_copy(vm, page),
+            users=tuple(_users(vm, page)),
+            mapping=mapping,
+            index=page.index,
+            files=tuple((f, f.wb_err) for f in mapping.host.files) if mapping is not None and on_disk else (),
+            signals={t.pid: len(t.received) for leader in vm.tasks.values() for t in leader.threads},
+            already=bool(page.flags & pg.HWPOISON),
+        )
+
+
+def _is_last_copy(vm: Machine, page: Page) -> bool:
+    mapping = page.mapping
+    if page.flags & pg.SWAPCACHE and isinstance(page.private, int):
+        return vm.swap.contents.get(page.private) != page.content
+    if isinstance(mapping, AddressSpace):
+        on_disk = mapping.host.blocks.get(page.index, ZEROS) if mapping.can_writeback else None
+        return on_disk != page.content
+    return page.anon
+
+
+def _users(vm: Machine, page: Page) -> Iterator[User]:
+    """Everybody who maps the page, has a swap entry for it, or has an area over it."""
+    for mm in {id(t.mm): t.mm for t in vm.tasks.values() if t.mm is not None}.values():
+        tasks = tuple(thread for leader in mm.users for thread in leader.threads)
+        for vma in mm.vmas:
+            covered = page.index - vma.pgoff + vma.start if vma.mapping is page.mapping else None
+            for vpn, table in mm.populated(vma.start, vma.end):
+                entry = table.entries[vpn]
+                if _refers(vm, entry, page):
+                    yield User(mm, vpn, tasks, True)
+                    if vpn == covered:
+                        covered = None
+            if page.mapping is not None and covered is not None and vma.start <= covered < vma.end:
+                yield User(mm, covered, tasks, False)
+
+
+def _refers(vm: Machine, entry: Entry, page: Page) -> bool:
+    if isinstance(entry, Pte):
+        return entry.page is page
+    return isinstance(entry, SwapPte) and vm.swap.cache.get(entry.entry) is page
+
+
+def broken_promises(vm: Machine, failure: MemoryFailure, censuses: list[Census]) -> Iterator[Broken]:
+    """Everything that this quiet machine did not keep."""
+    yield from _contained(vm, failure)
+    for census in censuses:
+        if not census.already:
+            yield from _told(vm, failure, census)
+            yield from _innocent(vm, failure, census)
+            yield from _truthful(vm, failure, census)
+    for text in vm.check():
+        yield Broken(5, text)
+
+
+def broke(deviation: str, text: str) -> Broken:
+    return Broken(DEVIATIONS[deviation].promise, text, deviation)
+
+
+def _verdict(failure: MemoryFailure, pfn: int) -> MfResult | None:
+    """The last verdict about a frame that says something new."""
+    results = [e.result for e in failure.events if e.pfn == pfn and e.type is not PageType.ALREADY_POISONED]
+    return results[-1] if results else None
+
+
+def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
+    """1. No bad frame is handed out again, mapped anew, or read without a machine check."""
+    free = set(vm.zone.free_pfns())
+    for page in vm.zone.pages.values():
+        if not page.flags & pg.HWPOISON:
+            continue
+        if page.pfn in free and _verdict(failure, page.pfn) not in (None, MfResult.IGNORED, MfResult.FAILED):
+            yield Broken(1, f"the bad {page} is in the free lists")
+        if page.mapped and _verdict(failure, page.pfn) in (MfResult.RECOVERED, MfResult.DELAYED):
+            yield Broken(1, f"the bad {page} is mapped at {page_users(vm, page)}")
+    for text in vm.exposures:
+        if text.startswith("a device"):
+            yield broke("device-reads-on", text)
+
+
+def _told(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
+    """2. Data is lost only with its last copy, and then everyone who could rely on it is told."""
+    if _verdict(failure, census.pfn) in (None, MfResult.IGNORED):
+        return  # nothing was done, and nothing promised
+    for user in census.users:
+        if user.gone or _was_signalled(user, census):
+            continue
+        wrong = _what_it_meets(vm, user, census)
+        if wrong is not None:
+            yield wrong
+    if census.last_copy and census.mapping is not None and census.files:
+        yield from _file_told(vm, census)
+
+
+def _was_signalled(user: User, census: Census) -> bool:
+    return any(
+        info.code in (SiCode.BUS_MCEERR_AR, SiCode.BUS_MCEERR_AO) or info.signal.name == "SIGKILL"
+        for task in user.tasks
+        for info in [*task.received[census.signals.get(task.pid, 0) :], *task.pending]
+    )
+
+
+def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
+    """What the next touch by this user would show him; None if that is right."""
+    entry = user.mm.entry(user.vpn)
+    if isinstance(entry, PoisonPte):
+        return None
+    if isinstance(entry, SwapErrorPte):
+        return broke("swapin-error-unnamed", f"{user.name()} will get a SIGBUS that names no memory error")
+    if isinstance(entry, SwapPte):
+        cached = vm.swap.cache.get(entry.entry)
+        stopped = cached is not None and cached.flags & pg.HWPOISON
+        content = vm.swap.contents.get(entry.entry)
+        if stopped or content == census.content or not census.last_copy:
+            return None
+        return Broken(2, f"{user.name()} will read {content!r} from swap instead of {census.content!r}")
+    if isinstance(entry, Pte):
+        if entry.page.pfn == census.pfn:
+            return None  # still mapped: promise 4 judges that
+        found: str | None = entry.page.content
+    elif census.mapping is None:
+        found = ZEROS
+    else:
+        found = _file_shows(census)
+    if not census.last_copy:
+        if found in (None, census.content) or _changed_since(census):
+            return None
+        return Broken(2, f"{user.name()} would see {found!r}, {census.content!r} exists elsewhere")
+    if found is None or _reported(census):
+        return None
+    return Broken(2, f"{user.name()} would see {found!r} instead of {census.content!r} and was not told")
+
+
+def _changed_since(census: Census) -> bool:
+    """The file got new contents after the error: whoever reads them reads right."""
+    return census.mapping is not None and _file_shows(census) not in (census.content, None)
+
+
+def _file_shows(census: Census) -> str | None:
+    """What a read of the file gives now; None: an error, or a page that stops the reader."""
+    mapping = census.mapping
+    if mapping is None:
+        return None
+    page = mapping.pages.get(census.index)
+    if page is not None:
+        return None if page.flags & pg.HWPOISON else page.content
+    if census.index in mapping.swap_entries:
+        return mapping.vm.swap.contents.get(mapping.swap_entries[census.index])
+    if not mapping.can_writeback:
+        return ZEROS
+    return mapping.host.blocks.get(census.index, ZEROS)
+
+
+def _reported(census: Census) -> bool:
+    """Does every open file get an error from fsync, or has it had one?"""
+    mapping = census.mapping
+    return (
+        mapping is not None
+        and bool(census.files)
+        and all(mapping.wb_err.check(cursor) for _file, cursor in census.files)
+    )
+
+
+def _file_told(vm: Machine, census: Census) -> Iterator[Broken]:
+    mapping = census.mapping
+    if mapping is None:
+        return
+    for file, cursor in census.files:
+        if not mapping.wb_err.check(cursor):
+            yield Broken(2, f"{file} will not hear that {census.content!r} was lost")
+    shown = _file_shows(census)
+    block = mapping.host.blocks.get(census.index, ZEROS)
+    if shown is not None and shown != census.content and shown == block and census.index < mapping.host.size:
+        yield broke("stale-read", f"read(2) of {mapping.host.name} gives {shown!r} instead of {census.content!r}")
+
+
+def _innocent(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
+    """3. Nobody is signalled who did not use the page; nobody at all when its contents exist elsewhere."""
+    if _verdict(failure, census.pfn) is None:
+        return
+    users = {task.pid for user in census.users for task in user.tasks}
+    recovered = _verdict(failure, census.pfn) is MfResult.RECOVERED
+    for leader in vm.tasks.values():
+        for task in leader.threads:
+            for info in [*task.received[census.signals.get(task.pid, 0) :], *task.pending]:
+                if info.code is not SiCode.BUS_MCEERR_AO and info.code is not SiCode.BUS_MCEERR_AR:
+                    continue
+                if task.pid in users and recovered and not census.last_copy:
+                    yield Broken(3, f"{task} got {info.text()} though {census.content!r} exists elsewhere")
+                if not users and len(vm.tasks) and info.code is SiCode.BUS_MCEERR_AO:
+                    yield Broken(3, f"{task} got {info.text()} but did not use {census.pfn:#x}")
+
+
+def _truthful(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
+    """4. The verdict is true."""
+    verdict = _verdict(failure, census.pfn)
+    page = vm.zone.page(census.pfn)
+    if not page.flags & pg.HWPOISON:
+        return
+    if verdict is MfResult.RECOVERED:
+        if page.maybe_dma_pinned or page.pfn in vm.held:
+            name = "pinned-anonymous"
+            text = f"{page} is called Recovered, but somebody holds a reference to it"
+            yield broke(name, text) if census.mapping is None else Broken(4, text)
+    if verdict is MfResult.DELAYED and vm.swap.cache.get(_slot(page)) is not page:
+        yield Broken(4, f"{page} is called Delayed, but nobody will meet it")
+
+
+def _slot(page: Page) -> int:
+    return page.private if isinstance(page.private, int) else 0

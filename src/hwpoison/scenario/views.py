@@ -1,0 +1,46 @@
+"""What can be seen of a page from outside, in words that a real kernel's witness can find out as well."""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.records import Value
+from hwpoison.abi.results import MfResult
+from hwpoison.mm.inode import Inode
+from hwpoison.mm.machine import Machine
+from hwpoison.mm.page import ZEROS
+from hwpoison.mm.pte import PoisonPte, Pte, SwapErrorPte, SwapPte
+from hwpoison.mm.task import Task
+
+
+def entry_view(vm: Machine, task: Task, vpn: int) -> dict[str, Value]:
+    """A page table entry as pagemap shows it: present, swapped, poison (a swap type beyond all real ones), none."""
+    entry = task.alive_mm().entry(vpn)
+    if isinstance(entry, Pte):
+        bad = bool(entry.page.flags & pg.HWPOISON)
+        return {"entry": "present", "bad": "yes" if bad else "no"}
+    if isinstance(entry, PoisonPte | SwapErrorPte):
+        return {"entry": "poison"}
+    return {"entry": "swap" if isinstance(entry, SwapPte) else "none"}
+
+
+def page_view(vm: Machine, inode: Inode, index: int) -> dict[str, Value]:
+    """A page of a file: is it in the page cache, dirty, known to be bad?"""
+    page = inode.mapping.pages.get(index)
+    if page is None:
+        return {"cached": "no"}
+    dirty, bad = page.flags & pg.DIRTY, page.flags & pg.HWPOISON
+    return {"cached": "yes", "dirty": "yes" if dirty else "no", "bad": "yes" if bad else "no"}
+
+
+def disk_view(inode: Inode, index: int) -> dict[str, Value]:
+    """What is on the disk."""
+    return {"data": inode.blocks.get(index, ZEROS) if inode.fs.can_writeback else None}
+
+
+def counters_view(vm: Machine, *, node: bool) -> dict[str, Value]:
+    """HardwareCorrupted in pages, and the node's counters where the kernel has them."""
+    view: dict[str, Value] = {"HardwareCorrupted": vm.counters.poisoned}
+    if node:
+        for result in MfResult:
+            view[result.name.lower()] = vm.counters.results[result]
+    return view
