@@ -37,7 +37,8 @@ def root() -> Path:
 def sources() -> dict[str, ast.Module]:
     """Every module under src/hwpoison, parsed, by its path in the checkout."""
     paths = sorted((ROOT / "src" / "hwpoison").rglob("*.py"))
-    return {str(path.relative_to(ROOT)): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    names = {str(path.relative_to(ROOT)): path for path in paths}
+    return {name: ast.parse(path.read_text(encoding="utf-8"), filename=name) for name, path in names.items()}
 
 
 def repeat(test: str) -> str:

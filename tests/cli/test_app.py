@@ -29,7 +29,6 @@ ENDS = {
     "not possible": NotPossible("needs root"),
     "a finding": typer.Exit(1),
     "interrupt": KeyboardInterrupt(),
-    "a pipe": BrokenPipeError(),
     "a bug": ZeroDivisionError("division by zero"),
 }
 

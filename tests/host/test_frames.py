@@ -117,9 +117,7 @@ def test_a_read_that_fails_midway_names_the_file(fake: FakeHost) -> None:
         scan(fake.host)
 
 
-def test_progress_goes_up_to_the_number_of_frames(
-    fake: FakeHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_goes_up_to_the_number_of_frames(fake: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "_BLOCK", 4)
     fake.frames(FLAGS, COUNTS)
     seen: list[tuple[int, int]] = []
@@ -130,7 +128,9 @@ def test_progress_goes_up_to_the_number_of_frames(
 def test_frames_expected_of_a_file_without_size_come_from_the_zones(fake: FakeHost) -> None:
     fake.frames([])
     assert frames_expected(fake.host) == 0
-    zone = "Node {}, zone   Normal\n  pages free 1\n        spanned  {}\n        present  1\n  start_pfn: {}\n"
+    zone = (
+        "Node {}, zone   Normal\n  pages free 1\n        spanned  {}\n        present  1\n  start_pfn: {}\n"
+    )
     empty = "Node 0, zone   Movable\n  pages free 0\n        spanned  0\n        present  0\n"
     fake.text("proc/zoneinfo", zone.format(0, 100, 4096) + empty + zone.format(1, 50, 8192))
     assert frames_expected(fake.host) == 8242
@@ -171,7 +171,7 @@ def test_a_number_that_is_no_frame_is_named_with_the_last_one(fake: FakeHost, pf
 
 def test_a_host_without_frames_says_so(fake: FakeHost) -> None:
     fake.frames([], [])
-    with pytest.raises(WrongUse, match="frame 0 .*no frames at all"):
+    with pytest.raises(WrongUse, match=r"frame 0 .*no frames at all"):
         read_frames(fake.host, [0])
 
 

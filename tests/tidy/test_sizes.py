@@ -24,7 +24,7 @@ def long_functions(path: str, text: str) -> dict[str, int]:
     """The functions above the limit, with their length from def to the last line."""
     lengths = {
         f"{path}:{node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(ast.parse(text, filename=path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
     return {name: lines for name, lines in lengths.items() if lines > FUNCTION_LINES}

@@ -94,6 +94,26 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """One line of a story: who did what, and the rule or the kernel source behind it."""
+
+    who: str
+    text: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoryStep:
+    """One step of a run, told: the step, what happened inside, the kernel's log lines, what could be seen."""
+
+    number: int
+    step: str
+    notes: tuple[Note, ...]
+    log: tuple[str, ...]
+    seen: tuple[Observation, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """A promise (1 to 6) that a run did not keep; ``deviation`` names the known weakness that explains it."""
 
@@ -111,6 +131,8 @@ class Outcome:
     witness: str
     observations: tuple[Observation, ...]
     broken: tuple[Broken, ...] = ()
+    losses: tuple[str, ...] = ()
+    """What was lost for good, one sentence each."""
 
     def as_dict(self) -> dict[str, object]:
         return {
@@ -118,5 +140,6 @@ class Outcome:
             "kernel": self.kernel,
             "witness": self.witness,
             "observations": [seen.as_dict() for seen in self.observations],
+            "losses": list(self.losses),
             "broken": [{"promise": b.promise, "text": b.text, "deviation": b.deviation} for b in self.broken],
         }

@@ -42,7 +42,7 @@ DEVIATIONS: dict[str, Deviation] = {
     ),
     "swapin-error-unnamed": Deviation(
         2,
-        "after swapoff, the owner of a page lost in the swap cache gets a plain SIGBUS that names no memory error",
+        "after swapoff, the owner of a page lost in the swap cache gets a SIGBUS that names no memory error",
         "mm/swapfile.c unuse_pte(), 6.1",
     ),
 }

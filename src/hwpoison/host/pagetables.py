@@ -73,16 +73,14 @@ def present_frames(block: Words) -> tuple[Indexes, Indexes]:
 
 def _joined(areas: Collection[Vma], page_size: int) -> Iterator[Range]:
     """The ranges of the areas, those close together made one: a library is five areas, but one read."""
-    begin = end = 0
-    for area in areas:
-        first, stop = area.start // page_size, area.end // page_size
+    ranges = [(area.start // page_size, area.end // page_size) for area in areas]
+    begin, end = ranges[0]
+    for first, stop in ranges[1:]:
         if first > end + _GAP:
-            if end > begin:
-                yield begin, end
+            yield begin, end
             begin = first
         end = stop
-    if end > begin:
-        yield begin, end
+    yield begin, end
 
 
 def _in_use(table: int, begin: int, end: int, page_size: int) -> Iterator[Range]:

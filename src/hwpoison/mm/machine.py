@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from hwpoison.abi.records import Note
 from hwpoison.abi.results import MfResult
 
 from .check import imbalances
@@ -58,15 +59,6 @@ class Handler(Protocol):
 
     def queue(self, pfn: int) -> None:
         """The kernel met an error while copying and went on; to be handled later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """One line of the story of a run: who did what, and the rule or the source behind it."""
-
-    who: str
-    text: str
-    source: str = ""
 
 
 @dataclass(slots=True)

@@ -13,7 +13,6 @@ from .machine import Machine
 from .page import Page, set_flags
 from .response import Response
 
-
 MARKS = {"slab": pg.SLAB, "reserved": pg.RESERVED, "balloon": pg.OFFLINE, "vmalloc": 0, "driver": 0}
 """What marks a page of the kernel's as such. vmalloc memory, kernel stacks, per-CPU data and what a
 driver took for itself carry no mark."""

@@ -46,8 +46,8 @@ def truncate_inode_folio(mapping: AddressSpace, page: Page) -> int:
 
 
 def generic_error_remove_folio(mapping: AddressSpace, page: Page) -> int:
-    """The error_remove_folio operation of most disk file systems. Not for directories and devices:
-    somebody may rely on finding their pages in the cache."""
+    """The error_remove_folio operation of most disk file systems. Not for directories: the file system
+    relies on finding their pages in the cache."""
     if not mapping.host.regular:
         return -Errno.EIO
     return truncate_inode_folio(mapping, page)
@@ -164,7 +164,7 @@ def give_up_clean_folio(page: Page) -> Response:
     error = error_remove_folio(mapping, page)
     if error:
         page.vm.printk(f"Memory failure: {page.pfn:#x}: Failed to punch page: {error}")
-        reason = "only pages of regular files may be dropped, this is a device's or a directory's"
+        reason = "only pages of regular files may be dropped, this is a directory's"
         return Response(MfResult.FAILED, kept, reason, source)
     if not filemap_release_folio(page):
         page.vm.printk(f"Memory failure: {page.pfn:#x}: failed to release buffers")
@@ -179,6 +179,6 @@ def give_up_dirty_folio(page: Page) -> Response:
     mapping = page.mapping
     if isinstance(mapping, AddressSpace):
         mapping.set_error(Errno.EIO)
-        if page.vm.traits.marks_page_error:
-            set_flags(page, pg.ERROR)
+    if page.vm.traits.marks_page_error:
+        set_flags(page, pg.ERROR)
     return give_up_clean_folio(page)

@@ -12,17 +12,16 @@ from typing import TypeVar
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse, unknown_name
-from hwpoison.abi.records import Broken, Kind, Observation, Outcome, Value
-from hwpoison.abi.results import MfResult
+from hwpoison.abi.records import Broken, Kind, Observation, Outcome, StoryStep, Value
 from hwpoison.abi.signals import PAGE_SHIFT, McePolicy, Signal, errno_name
 from hwpoison.failure import inject
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.profiles import NEWEST, Profile
-from hwpoison.mm import gup, memory, slab, swap, truncate, vmscan, writeback
+from hwpoison.mm import gup, memory, slab, truncate, vmscan, writeback
 from hwpoison.mm.filemap import Buffers
-from hwpoison.mm.inode import FILE_SYSTEMS, AddressSpace, File, Inode, SysError
+from hwpoison.mm.inode import FILE_SYSTEMS, File, Inode, SysError
 from hwpoison.mm.locks import Chooser, KernelBug
-from hwpoison.mm.machine import Machine, Note, Panic
+from hwpoison.mm.machine import Machine, Panic
 from hwpoison.mm.mmap import Vma, do_mmap, mlock, munmap
 from hwpoison.mm.page import Page, get_page, put_page
 from hwpoison.mm.page_alloc import OutOfMemory
@@ -39,23 +38,13 @@ POLICIES = {"default": McePolicy.DEFAULT, "early": McePolicy.EARLY, "late": MceP
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The story of one step: the step, what the machine told of it, what was seen."""
-
-    step: Step
-    notes: tuple[Note, ...]
-    log: tuple[str, ...]
-    seen: tuple[Observation, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """One run of a scenario on the model."""
 
     scenario: Scenario
     profile: Profile
     outcome: Outcome
-    story: tuple[Told, ...]
+    story: tuple[StoryStep, ...]
 
 
 def run(scenario: Scenario, profile: Profile = NEWEST, *, chooser: Chooser | None = None) -> Run:
@@ -99,7 +88,8 @@ class Model:
     def run(self) -> Run:
         told = []
         stopped: str | None = None
-        for self.step_number, step in enumerate(self.scenario.steps, 1):
+        for number, step in enumerate(self.scenario.steps, 1):
+            self.step_number = number
             notes, lines, seen = len(self.vm.story or ()), len(self.vm.log), len(self.seen)
             try:
                 self._do(step)
@@ -109,12 +99,20 @@ class Model:
             except KernelBug as bug:
                 stopped = f"{type(bug).__name__}: {bug}"
             told.append(
-                Told(step, tuple((self.vm.story or ())[notes:]), tuple(self.vm.log[lines:]), tuple(self.seen[seen:]))
+                StoryStep(
+                    number,
+                    step.text(),
+                    tuple((self.vm.story or ())[notes:]),
+                    tuple(self.vm.log[lines:]),
+                    tuple(self.seen[seen:]),
+                )
             )
             if stopped is not None:
                 break
         broken = self._promises(stopped)
-        outcome = Outcome(self.scenario.name, self.profile.name, "model", tuple(self.seen), broken)
+        losses = tuple(text for census in self.censuses if (text := census.loss(self.failure)))
+        seen_all = tuple(self.seen)
+        outcome = Outcome(self.scenario.name, self.profile.name, "model", seen_all, broken, losses)
         return Run(self.scenario, self.profile, outcome, tuple(told))
 
     def _promises(self, stopped: str | None) -> tuple[Broken, ...]:
@@ -321,7 +319,9 @@ class Model:
     def do_busy(self, step: Step) -> None:
         page = self.vm.zone.page(self.pfn(step))
         if not isinstance(page.private, Buffers):
-            raise WrongUse(f"{self.where(step)}: the page has no buffers; write it on a file system with them")
+            raise WrongUse(
+                f"{self.where(step)}: the page has no buffers; write it on a file system with them"
+            )
         page.private.busy = True
 
     def do_disk(self, step: Step) -> None:
@@ -468,14 +468,3 @@ class Model:
 
     def do_counters(self, _step: Step) -> None:
         self.see("counter", "", **counters_view(self.vm, node=self.profile.node_counters))
-
-
-def describe_frame(page: Page) -> str:
-    """What a frame is, in a few words."""
-    mapping = page.mapping
-    if isinstance(mapping, AddressSpace):
-        return f"page {page.index} of {mapping.host}"
-    return "anonymous memory" if page.anon else "|".join(pg.names(page.flags)) or "no flags"
-
-
-__all__ = ["MfResult", "Model", "Run", "Told", "describe_frame", "run", "swap"]

@@ -28,7 +28,7 @@ from hwpoison.mm.task import Task
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who maps a page, or (``mapped`` False) could by touching it: his memory, page number, tasks."""
+    """Somebody who maps a page, or (``mapped`` False) could by touching it."""
 
     mm: Mm
     vpn: int
@@ -76,6 +76,15 @@ class Census:
             signals={t.pid: len(t.received) for leader in vm.tasks.values() for t in leader.threads},
             already=bool(page.flags & pg.HWPOISON),
         )
+
+    def loss(self, failure: MemoryFailure) -> str | None:
+        """What this error cost in data, as far as the handler has dealt with it; None: nothing."""
+        if not self.last_copy or self.already or _verdict(failure, self.pfn) in (None, MfResult.IGNORED):
+            return None
+        if self.mapping is not None:
+            return f"page {self.index} of the {self.mapping.host}: {self.content!r}"
+        owners = ", ".join(sorted({str(user.tasks[0]) for user in self.users})) or "nobody"
+        return f"anonymous memory of {owners}: {self.content!r}"
 
 
 def _is_last_copy(vm: Machine, page: Page) -> bool:
@@ -240,7 +249,9 @@ def _file_told(vm: Machine, census: Census) -> Iterator[Broken]:
     shown = _file_shows(census)
     block = mapping.host.blocks.get(census.index, ZEROS)
     if shown is not None and shown != census.content and shown == block and census.index < mapping.host.size:
-        yield broke("stale-read", f"read(2) of {mapping.host.name} gives {shown!r} instead of {census.content!r}")
+        yield broke(
+            "stale-read", f"read(2) of {mapping.host.name} gives {shown!r} instead of {census.content!r}"
+        )
 
 
 def _innocent(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
@@ -266,11 +277,9 @@ def _truthful(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[B
     page = vm.zone.page(census.pfn)
     if not page.flags & pg.HWPOISON:
         return
-    if verdict is MfResult.RECOVERED:
-        if page.maybe_dma_pinned or page.pfn in vm.held:
-            name = "pinned-anonymous"
-            text = f"{page} is called Recovered, but somebody holds a reference to it"
-            yield broke(name, text) if census.mapping is None else Broken(4, text)
+    if verdict is MfResult.RECOVERED and (page.maybe_dma_pinned or page.pfn in vm.held):
+        text = f"{page} is called Recovered, but somebody holds a reference to it"
+        yield broke("pinned-anonymous", text) if census.mapping is None else Broken(4, text)
     if verdict is MfResult.DELAYED and vm.swap.cache.get(_slot(page)) is not page:
         yield Broken(4, f"{page} is called Delayed, but nobody will meet it")
 

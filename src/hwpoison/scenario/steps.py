@@ -90,7 +90,7 @@ VERBS: dict[str, Verb] = {
             (
                 Parameter("fs", "its file system", default="ext4"),
                 Parameter("pages", "its size", number=True, default="1"),
-                Parameter("kind", "what it is", ("regular", "device"), default="regular"),
+                Parameter("kind", "what it is", ("regular", "directory"), default="regular"),
             ),
         ),
         Verb("open", "new open file", "open(2)", (Parameter("file", "the file"),)),
@@ -139,7 +139,9 @@ VERBS: dict[str, Verb] = {
         ),
         Verb("swapoff", "area of swap", "swapoff(2)", choices=("swap",)),
         Verb("pin", "area", "pin a page for a device (get_user_pages, FOLL_PIN)", (TASK, AS), page=True),
-        Verb("hold", "area or file", "a reference in flight, as of a read(2) under way", (TASK, AS), page=True),
+        Verb(
+            "hold", "area or file", "a reference in flight, as of a read(2) under way", (TASK, AS), page=True
+        ),
         Verb("release", "pin or hold", "end a pin or a hold"),
         Verb("busy", "file", "the journal needs the buffers of this page", page=True),
         Verb(
@@ -261,7 +263,9 @@ def _subject(verb: Verb, word: str) -> tuple[str, int]:
         raise StepError(str(unknown_name(f"{verb.subject} of {verb.name!r}", word, verb.choices)))
     if not verb.page:
         if colon:
-            raise StepError(f"{word!r} names a page, but {verb.name!r} wants a name; expected: {verb.usage()}")
+            raise StepError(
+                f"{word!r} names a page, but {verb.name!r} wants a name; expected: {verb.usage()}"
+            )
         return word, 0
     if colon and not digits.isdecimal():
         raise StepError(f"the page in {word!r} is not a number; expected: {verb.usage()}")

@@ -13,7 +13,7 @@ from hwpoison.mm.task import Task
 
 
 def entry_view(vm: Machine, task: Task, vpn: int) -> dict[str, Value]:
-    """A page table entry as pagemap shows it: present, swapped, poison (a swap type beyond all real ones), none."""
+    """A page table entry as pagemap shows it; poison has a swap type beyond all real ones."""
     entry = task.alive_mm().entry(vpn)
     if isinstance(entry, Pte):
         bad = bool(entry.page.flags & pg.HWPOISON)
