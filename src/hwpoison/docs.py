@@ -38,7 +38,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def flags(word: int) -> str:
-    return " ".join(pg.names(word)) or "–"
+    return " ".join(pg.names(word)) or "-"
 
 
 def page_states() -> str:
@@ -92,7 +92,7 @@ def _differences() -> list[tuple[str, ...]]:
 
 def _extra_rows(profile: Profile) -> str:
     common = set(profiles.NEWEST.states)
-    return ", ".join(row.type.log for row in profile.states if row not in common) or "–"
+    return ", ".join(row.type.log for row in profile.states if row not in common) or "-"
 
 
 def _plain(value: object) -> object:

@@ -125,6 +125,17 @@ def test_progress_goes_up_to_the_number_of_frames(fake: FakeHost, monkeypatch: p
     assert seen == [(4, 11), (8, 11), (11, 11)]
 
 
+@pytest.mark.parametrize(("expected", "last"), [(0, 0), (10, 11), (12, 12)])
+def test_progress_survives_a_wrong_or_missing_expectation(
+    fake: FakeHost, expected: int, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "frames_expected", lambda host: expected)
+    fake.frames(FLAGS, COUNTS)
+    seen: list[tuple[int, int]] = []
+    scan(fake.host, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(11, last)]
+
+
 def test_frames_expected_of_a_file_without_size_come_from_the_zones(fake: FakeHost) -> None:
     fake.frames([])
     assert frames_expected(fake.host) == 0

@@ -78,6 +78,23 @@ def test_a_copy_of_a_page_of_a_file_does_not_concern_the_others_who_map_the_file
     assert owners(machine.host, [8]).mappings[8] == [Mapping(8, "reader", 0x101000, False, "/lib/x.so", True)]
 
 
+def test_an_area_of_the_file_that_does_not_reach_the_page_is_not_concerned(machine: FakeHost) -> None:
+    before = "00500000-00501000 r--s 00002000 08:01 42 /lib/x.so"
+    after = "00600000-00601000 r--s 00004000 08:01 42 /lib/x.so"
+    exactly = "00700000-00701000 r--s 00003000 08:01 42 /lib/x.so"
+    machine.process(10, "partly", [before, after, exactly])
+    rows = [row for row in owners(machine.host, [3]).mappings[3] if row.pid == 10]
+    assert rows == [Mapping(10, "partly", 0x700000, True, "/lib/x.so", False)]
+
+
+def test_a_page_mapped_after_the_areas_were_read_is_given_to_no_wrong_area(machine: FakeHost) -> None:
+    machine.process(7, "writer", ["00010000-00011000 rw-p 0 00:00 0", "00014000-00015000 rw-p 0 00:00 0"])
+    with machine.host.path("proc/7/pagemap").open("r+b") as pagemap:
+        pagemap.seek(0x12000 // PAGE * 8)
+        pagemap.write(present(1).to_bytes(8, "little"))
+    assert owners(machine.host, [1]).mappings[1] == []
+
+
 def test_pages_of_several_files_and_sorts_are_found_together(machine: FakeHost) -> None:
     found = owners(machine.host, range(10)).mappings
     assert {pfn: [row.pid for row in rows] for pfn, rows in found.items()} == {

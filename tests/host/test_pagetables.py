@@ -3,12 +3,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import random
+import struct
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from hwpoison.abi.pagemap import present, swapped
+from hwpoison.abi.pagemap import pfn_of, present, swapped
 from hwpoison.abi.problems import NotPossible
 from hwpoison.host import pagetables
 from hwpoison.host.pagetables import entries, present_frames
@@ -80,6 +81,45 @@ def test_present_pages_are_told_from_swapped_ones_and_holes() -> None:
 def test_hidden_frame_numbers_are_not_taken_for_frame_0() -> None:
     with pytest.raises(NotPossible, match="CAP_SYS_ADMIN"):
         present_frames(np.array([0, present(0), present(0)], np.uint64))
+
+
+class ScanningKernel:
+    """Answers PAGEMAP_SCAN for PAGES, and like Linux 6.18 may stop before the end of what it returned."""
+
+    def __init__(self, quirk: bool) -> None:
+        self.quirk = quirk
+        self.calls = 0
+
+    def __call__(self, table: int, request: int, argument: bytearray) -> int:
+        self.calls += 1
+        (size, _, start, end, _, vector, room, _, _, _, wanted, _) = struct.unpack("<12Q", argument)
+        assert (request, size) == (0xC0606610, 96)
+        in_use = [
+            page
+            for page, entry in sorted(PAGES.items())
+            if start <= page < end and wanted & (8 if pfn_of(entry) is not None else 16)
+        ]
+        found = [(page, page + PAGE, 0) for page in in_use[:room]]
+        records = struct.pack(f"<{3 * len(found)}Q", *(value for region in found for value in region))
+        ctypes.memmove(vector, records, len(records))
+        stop = end if len(in_use) <= room else found[-1][0] + (0 if self.quirk else PAGE)
+        struct.pack_into("<Q", argument, 32, stop)
+        return len(found)
+
+
+@pytest.mark.parametrize("quirk", [False, True])
+@pytest.mark.parametrize("room", [1, 2, 3, 100])
+def test_a_kernel_that_finds_the_holes_is_asked_until_the_end(
+    fake: FakeHost, quirk: bool, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = ScanningKernel(quirk)
+    monkeypatch.setattr(pagetables.fcntl, "ioctl", kernel)
+    monkeypatch.setattr(pagetables, "_SPARSE", 0)
+    monkeypatch.setattr(pagetables, "_FOUND", room)
+    monkeypatch.setattr(pagetables, "_GAP", 0)
+    fake.process(7, "x", MAPS, PAGES)
+    assert found(fake.host, 7, areas(fake.host, 7)) == PAGES
+    assert kernel.calls >= 2
 
 
 @pytest.mark.parametrize("ranges", [3, 4096])

@@ -51,9 +51,6 @@ class Profile:
     madvise_is_consumed: bool = True
     """MADV_HWPOISON counts as an error the caller has consumed (MF_ACTION_REQUIRED); S 6.12."""
 
-    retries_compound_change: bool = False
-    """A page that became part of a compound page is tried once more; S 6.1. Later only a warning."""
-
     node_counters: bool = True
     """/sys/devices/system/node/node*/memory_failure exists; S 6.6."""
 
@@ -76,7 +73,6 @@ V6_1 = replace(
     unmap_failed=MfResult.IGNORED,
     kills_when_not_unmapped=True,
     madvise_is_consumed=False,
-    retries_compound_change=True,
     node_counters=False,
 )
 

@@ -14,14 +14,11 @@ from itertools import pairwise
 CHAINS: tuple[tuple[str, ...], ...] = (
     # mm/rmap.c, outermost first.
     ("i_rwsem", "mmap_lock", "invalidate_lock", "folio_lock", "i_mmap_rwsem", "anon_vma", "ptl"),
-    ("ptl", "swap_lock", "private_lock", "i_pages", "lru_lock"),
-    ("ptl", "i_lock", "i_pages"),
+    ("ptl", "swap_lock", "i_pages", "lru_lock"),
     ("folio_lock", "swap_lock"),
     # mm/memory-failure.c: one error at a time; the reference is taken with per-CPU lists disabled.
     ("mf_mutex", "mmap_lock"),
     ("mf_mutex", "pcp_batch_high_lock", "lru_lock"),
-    # kernel/fork.c: the global list of tasks, held for reading (RCU) while victims are collected.
-    ("anon_vma", "tasklist_lock", "ptl"),
     # include/linux/sched/signal.h: signals are queued with any of the above held.
     ("ptl", "siglock"),
     # mm/page_alloc.c: pages are allocated and freed with almost anything held.
