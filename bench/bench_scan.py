@@ -5,8 +5,10 @@
 
 Reading and scanning alternate in one run, and the best of each counts: what else the machine does then
 disturbs both alike. Goals: at most 1.5 times the reading, below 200 MB of memory whatever the host's size.
-The files of the made-up host are read from the page cache, where reading costs next to nothing: its ratio
-is the worst case, and its absolute time is what the counting itself can take.
+
+The kernel makes up each entry of /proc when it is read. The files of the made-up host come out of the page
+cache instead, a hundred times faster than any /proc: their ratio says little, but the difference of the two
+times is what the counting costs.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwpoison.abi.pagemap import PFN_MASK
 from hwpoison.host.proc import Host
 
 PAGE = 4096
@@ -51,12 +54,22 @@ def fake(tmp_path: Path) -> FakeHost:
     return FakeHost(tmp_path / "host")
 
 
+def own_page(memory: mmap.mmap) -> tuple[int, int]:
+    """Address and frame of the first page of this memory, by another way than the code under test."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        pagemap.seek(address // PAGE * 8)
+        return address, int.from_bytes(pagemap.read(8), "little") & PFN_MASK
+
+
 @pytest.fixture
 def live() -> Host:
     """This machine, if its page frames can be read."""
-    host = Host()
     try:
-        with host.open("proc/kpageflags"):
-            return host
+        with open("/proc/kpageflags", "rb"), mmap.mmap(-1, PAGE) as memory:
+            memory[0] = 1
+            if own_page(memory)[1] == 0:
+                pytest.skip("/proc/self/pagemap of this machine hides frame numbers: needs CAP_SYS_ADMIN")
     except OSError as error:
-        pytest.skip(f"/proc/kpageflags of this machine cannot be read: {error.strerror}")
+        pytest.skip(f"{error.filename} of this machine cannot be read: {error.strerror}")
+    return Host()

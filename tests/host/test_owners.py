@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import ctypes
 import errno
 import mmap
 import os
@@ -11,14 +10,17 @@ from contextlib import contextmanager
 import pytest
 
 from hwpoison.abi import pageflags as pf
-from hwpoison.abi.pagemap import present, swapped
+from hwpoison.abi.pagemap import PFN_MASK, present, swapped
 from hwpoison.abi.problems import NotPossible, WrongUse
 from hwpoison.host import owners as owners_module
 from hwpoison.host.owners import Mapping, owners, process_frames
 from hwpoison.host.proc import Host
 from hwpoison.host.vmas import Vma, areas
 
-from .conftest import PAGE, FakeHost
+from .conftest import PAGE, FakeHost, own_page
+
+# The children made here only wait and are killed: no lock that another thread held at the fork can matter.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 ANON = pf.LRU | pf.ANON | pf.MMAP
 CACHE = pf.LRU | pf.MMAP
@@ -251,19 +253,11 @@ def child() -> Iterator[int]:
         os.waitpid(pid, 0)
 
 
-def own_page(host: Host, memory: mmap.mmap) -> tuple[int, int]:
-    """Address and frame of the first page of this memory, by another way than the code under test."""
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    with host.open("proc/self/pagemap") as pagemap:
-        entry = int.from_bytes(os.pread(pagemap, 8, address // PAGE * 8), "little")
-    return address, entry & ((1 << 55) - 1)
-
-
 def test_private_memory_of_this_process_is_shared_with_its_child_after_fork(live: Host) -> None:
     with mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory[0] = 1
         with child() as pid:
-            address, pfn = own_page(live, memory)
+            address, pfn = own_page(memory)
             rows = owners(live, [pfn]).mappings[pfn]
     assert {(row.pid, row.address, row.shared, row.populated) for row in rows} == {
         (os.getpid(), address, False, True),
@@ -274,7 +268,7 @@ def test_private_memory_of_this_process_is_shared_with_its_child_after_fork(live
 def test_shared_memory_that_the_child_has_not_touched_concerns_it_too(live: Host) -> None:
     with mmap.mmap(-1, PAGE) as memory, child() as pid:
         memory[0] = 1
-        address, pfn = own_page(live, memory)
+        address, pfn = own_page(memory)
         rows = owners(live, [pfn]).mappings[pfn]
     assert {(row.pid, row.address, row.shared, row.populated) for row in rows} == {
         (os.getpid(), address, True, True),
@@ -289,7 +283,7 @@ def test_every_frame_of_a_waiting_child_is_the_one_its_page_table_says(live: Hos
             pairs = list(zip(frames.address.tolist(), frames.pfn.tolist(), strict=True))
             for address, pfn in pairs:
                 entry = int.from_bytes(os.pread(pagemap, 8, address // PAGE * 8), "little")
-                assert entry & ((1 << 55) - 1) == pfn
+                assert entry & PFN_MASK == pfn
         pages = sum(area.end - area.start for area in areas(live, pid)) // PAGE
     assert len(pairs) > 100
     assert len(pairs) + frames.swapped + frames.not_present == pages

@@ -78,7 +78,12 @@ class Victim:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an error on one page comes to. ``page_type`` None: the handler ended without a verdict line."""
+    """What an error on one page comes to. ``page_type`` None: the handler ended without a verdict line.
+
+    ``loss`` says which contents are gone, and ``told`` who learns of that, one sentence each; ``durable``:
+    they belonged to a file, so the loss outlives the processes. ``exposed``: bytes of the bad frame reach
+    somebody who is not stopped. ``stops``: why the machine stops, if it does. ``reason`` is the handler's.
+    """
 
     pfn: int
     page_type: PageType | None
@@ -86,6 +91,11 @@ class Verdict:
     returned: int
     victims: tuple[Victim, ...] = ()
     loss: str | None = None
+    told: tuple[str, ...] = ()
+    durable: bool = False
+    exposed: bool = False
+    stops: str | None = None
+    reason: str = ""
 
     def text(self) -> str:
         if self.page_type is None or self.result is None:

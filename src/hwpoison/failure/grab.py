@@ -60,6 +60,7 @@ def get_any_page(failure: MemoryFailure, page: Page, *, counted: bool) -> Grab:
     if failure.profile.refuses_kernel_pages and is_kernel_owned(page):
         if counted:
             put_page(page)
+        _complain(page)
         return Grab.KERNEL
     result = Grab.BUSY
     for attempt in range(RETRIES + 1):
@@ -69,8 +70,12 @@ def get_any_page(failure: MemoryFailure, page: Page, *, counted: bool) -> Grab:
         if result is Grab.UNHANDLABLE and attempt < RETRIES:
             shake_page(page)
     if result is Grab.UNHANDLABLE:
-        page.vm.printk(f"Memory failure: {page.pfn:#x}: unhandlable page.")
+        _complain(page)
     return result
+
+
+def _complain(page: Page) -> None:
+    page.vm.printk(f"Memory failure: {page.pfn:#x}: unhandlable page.")
 
 
 def _try(failure: MemoryFailure, page: Page, counted: bool) -> tuple[Grab, bool]:

@@ -7,7 +7,7 @@ what it costs a page's users is never written down a second time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult, PageType
@@ -31,19 +31,20 @@ class PageState:
         return flags & self.mask == self.want
 
 
-def me_unknown_ignored(page: Page) -> Response:
+def me_unknown(page: Page) -> Response:
     """No row knows the page: nothing is done."""
-    return Response(MfResult.IGNORED, None, "no rule for a page in this state", "me_unknown()")
+    page.vm.printk(f"Memory failure: {page.pfn:#x}: Unknown page state")
+    source = "mm/memory-failure.c me_unknown()"
+    return Response(MfResult.IGNORED, None, "no rule for a page in this state", source)
 
 
 def me_unknown_failed(page: Page) -> Response:
     """The same as kernels up to 6.1 put it."""
-    page.vm.printk(f"Memory failure: {page.pfn:#x}: Unknown page state")
-    return Response(MfResult.FAILED, None, "no rule for a page in this state", "me_unknown()")
+    return replace(me_unknown(page), result=MfResult.FAILED)
 
 
 SC = pg.SWAPCACHE | pg.SWAPBACKED
-UNKNOWN = PageState(0, 0, PageType.UNKNOWN, me_unknown_ignored)
+UNKNOWN = PageState(0, 0, PageType.UNKNOWN, me_unknown)
 RESERVED = PageState(pg.RESERVED, pg.RESERVED, PageType.KERNEL, give_up_kernel_page)
 SLAB = PageState(pg.SLAB, pg.SLAB, PageType.SLAB, give_up_kernel_page)
 

@@ -90,6 +90,7 @@ class Paths:
         self.current = self.main
         self.alive: list[Path] = [self.main]
         self.waiting = 0
+        self.failed: list[BaseException] = []  # what paths ended with, oldest first
         self.chooser = chooser
         self.idle: Callable[[], bool] = lambda: False
         """Called when every path waits: lets a device answer. True if something was woken."""
@@ -109,11 +110,10 @@ class Paths:
                 return
             except BaseException as error:
                 path.error = error
+                self.failed.append(error)
             path.ended = True
             self.alive.remove(path)
             self.wake(path)
-            if path.error is not None and not isinstance(path.error, Exception | GreenletExit):
-                raise path.error
             self._next(path, Op.WAIT, path)
 
         path.glet = greenlet(body, self.main.glet)
@@ -128,6 +128,13 @@ class Paths:
         for path in paths:
             if path.error is not None:
                 raise path.error
+
+    def finish(self) -> None:
+        """Let every other path run to its end; raises what the first failing one raised."""
+        while len(self.alive) > 1:
+            self.wait(self.alive[-1])
+        if self.failed:
+            raise self.failed[0]
 
     def point(self, op: Op, on: object) -> None:
         """Announce an operation; the chooser may run somebody else first. Only called with a chooser."""

@@ -134,6 +134,7 @@ class Model:
             self.see("call", step.subject, errno=error.errno.name)
         except OutOfMemory as error:
             raise WrongUse(f"{self.where(step)}: {error}; give the scenario more frames") from None
+        self.vm.paths.finish()
         self.failure.run_queue()
         for event in self.failure.events[events:]:
             self.see("verdict", "", type=event.type.log, result=event.result.text)
