@@ -4,8 +4,10 @@ import errno
 import mmap
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -239,7 +241,7 @@ def test_a_process_that_may_not_be_read_is_not_possible(
 
 @contextmanager
 def child() -> Iterator[int]:
-    """A process forked from this one, which does nothing but wait."""
+    """A process forked from this one, which does nothing but wait, and has begun to."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -247,6 +249,8 @@ def child() -> Iterator[int]:
         finally:
             os._exit(0)
     try:
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+            time.sleep(0.001)
         yield pid
     finally:
         os.kill(pid, signal.SIGKILL)

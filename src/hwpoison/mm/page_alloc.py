@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
 
-from .locks import KernelBug, Lock, atomic_add
+from .locks import KernelBug, Lock
 from .page import PAGE_FLAGS_CHECK_AT_FREE, ZEROS, Page
 
 if TYPE_CHECKING:
@@ -105,18 +105,6 @@ class Zone:
                 start = half
             else:
                 self.free_area[order][half] = None
-
-    def put_page_back_buddy(self, page: Page) -> bool:
-        """Undo take_page_off_buddy(); the caller's reference is the last one. Used by unpoison."""
-        with self.lock:
-            if atomic_add(page, "refcount", -1) != 0:
-                atomic_add(page, "refcount", 1)
-                return False
-            page.private = None
-            page.flags &= ~pg.HWPOISON
-            page.bad = False
-            self._free_block(page.pfn, 0)
-            return True
 
     def alloc_pages(self, order: int = 0) -> Page:
         """A block of free pages with one reference; content as it was left. Raises OutOfMemory."""
