@@ -172,9 +172,7 @@ def made_up_host(gib: int, directory: Path, rounds: int, proc_read: float | None
         print(f"  counting: {scanned - read:.1f} ns a frame")
         if proc_read is not None:
             ratio = (proc_read + scanned - read) / proc_read
-            print(
-                f"  scan / raw read, worked out for frames like these in /proc: {ratio:.2f} (goal {GOAL_RATIO})"
-            )
+            print(f"  scan / raw read, worked out for such frames in /proc: {ratio:.2f} (goal {GOAL_RATIO})")
         print(f"  peak memory of a scan: {peak_memory(root):.0f} MB (goal {GOAL_MEMORY_MB})")
 
 

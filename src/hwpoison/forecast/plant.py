@@ -1,0 +1,198 @@
+"""Building a machine with one page in it that looks to /proc like the page of a host.
+
+A recipe builds by the model's own operations (mmap, load, store, fork, write, reclaim, mlock), then the
+page is looked at through the model's /proc: only if it shows the same flags and the same number of
+mappers, the recipe holds for that kind. What no recipe reproduces cannot be told.
+
+What /proc does not show of a page is a *situation*: it starts out as the usual one, and conditions.py
+varies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.signals import McePolicy
+from hwpoison.mm.inode import File, Inode
+from hwpoison.mm.machine import Machine, Traits
+from hwpoison.mm.mmap import Vma, do_mmap
+from hwpoison.mm.page import Page, get_page
+from hwpoison.mm.proc import page_count, stable_page_flags
+from hwpoison.mm.task import Task
+
+from .kinds import SEVERAL, Kind, fold
+
+FRAMES = 64
+
+
+class NotReproduced(Exception):
+    """This recipe cannot build such a page; the text says what is in the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One place where a process maps the page, or with ``populated`` False only covers its place in a file.
+
+    ``process`` tells processes apart; ``address`` is the byte address on the host, None for made-up users.
+    """
+
+    process: int
+    shared: bool = True
+    populated: bool = True
+    address: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What /proc does not show of a page. The defaults are the usual case of each."""
+
+    file_system: str | None = None
+    """A row of mm.inode.FILE_SYSTEMS; None: one that can drop a bad page."""
+    regular: bool = True
+    """The file is a regular one."""
+    opened: bool = True
+    """Somebody has the file open."""
+    truncated: bool = False
+    """The file let go of the page, and somebody still holds it."""
+    held: bool = False
+    """Somebody holds a reference that no page table entry explains."""
+    busy: bool = False
+    """The journal still needs the buffers on the page."""
+    written: bool = False
+    """A mapper has written since the flags were last brought up to date: its page table entry is dirty."""
+    also_in_swap: bool = False
+    """One more process has the page, but only by a swap entry."""
+    early: bool = False
+    """All processes ask to be told early, each by itself."""
+    consumed: bool = False
+    """Somebody reads the bad bytes before the hardware finds them by itself."""
+
+
+@dataclass(slots=True)
+class Planted:
+    """A machine with the page in it. ``users``: (task, page number, who that is)."""
+
+    vm: Machine
+    page: Page | None
+    """None: a frame without struct page."""
+    users: list[tuple[Task, int, User]] = field(default_factory=list)
+    inode: Inode | None = None
+    files: list[File] = field(default_factory=list)
+    content: str | None = None
+    """What the page holds for its users, None if nobody needs it."""
+    last_copy: bool = False
+    """Set by plant(): the contents are nowhere else."""
+
+    @property
+    def pfn(self) -> int:
+        return self.page.pfn if self.page is not None else self.vm.zone.frames
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a recipe is asked for."""
+
+    kind: Kind
+    users: Sequence[User]
+    situation: Situation
+    traits: Traits
+
+    def has(self, mask: int) -> bool:
+        return self.kind.has(mask)
+
+    @property
+    def populated(self) -> list[User]:
+        return [user for user in self.users if user.populated]
+
+
+Build = Callable[[Wanted], Planted]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """For pages whose flags under ``mask`` are ``value``. ``what`` completes "… if <what>"."""
+
+    mask: int
+    value: int
+    what: str
+    build: Build
+
+
+def some_users(mappers: int | None) -> tuple[User, ...]:
+    """Made-up users for a kind: one process for each entry."""
+    return tuple(User(number) for number in range(1 if mappers is None else mappers))
+
+
+def new_machine(wanted: Wanted, *, swap_slots: int = 0) -> Machine:
+    """Each process needs a frame for its page table, and the model takes them from the same zone."""
+    return Machine(frames=FRAMES + 2 * len(wanted.users), swap_slots=swap_slots, traits=wanted.traits)
+
+
+def task_of(planted: Planted, user: User) -> Task:
+    """The task that stands for the user's process, made when it is first needed."""
+    for task, _vpn, other in planted.users:
+        if other.process == user.process:
+            return task
+    return planted.vm.new_task(f"process{user.process}")
+
+
+def add_mapping(planted: Planted, user: User, file: File) -> tuple[Task, Vma]:
+    """The user maps the first page of the file, without touching it yet."""
+    task = task_of(planted, user)
+    vma = do_mmap(task.alive_mm(), 1, file=file, shared=user.shared)
+    planted.users.append((task, vma.start, user))
+    return task, vma
+
+
+def hold(planted: Planted) -> None:
+    """A plain reference of somebody who is not modelled, such as a device's driver."""
+    if planted.page is not None:
+        get_page(planted.page)
+        planted.vm.held.add(planted.page.pfn)
+
+
+def plant(recipe: Recipe, wanted: Wanted) -> Planted:
+    """Build, apply what is common to all situations, and check that the page shows what was asked for.
+
+    Raises NotReproduced.
+    """
+    planted = recipe.build(wanted)
+    if wanted.situation.held:
+        hold(planted)
+    if wanted.situation.early:
+        for task, _vpn, _user in planted.users:
+            task.prctl_mce_kill(McePolicy.EARLY)
+    planted.last_copy = planted.content is not None and not _elsewhere(planted)
+    _compare(planted, wanted)
+    return planted
+
+
+def _elsewhere(planted: Planted) -> bool:
+    """Are the contents of the page on the disk, or in its slot in swap, as well?"""
+    vm, page = planted.vm, planted.page
+    if page is not None and isinstance(page.private, int) and page.flags & pg.SWAPCACHE:
+        return vm.swap.contents.get(page.private) == planted.content
+    return planted.inode is not None and planted.inode.blocks.get(0) == planted.content
+
+
+def shown(planted: Planted) -> Kind:
+    """What /proc would show of the page."""
+    if planted.page is None:
+        return Kind(pg.NOPAGE)
+    # The flags of a slab or another typed page are those of its head, for all its pages (fs/proc/page.c).
+    word = stable_page_flags(planted.vm, planted.pfn) | planted.page.head.flags & pg.SLAB
+    mappers = page_count(planted.page) if word & pg.MMAP else 0
+    return Kind(fold(word), min(mappers, SEVERAL))
+
+
+def _compare(planted: Planted, wanted: Wanted) -> None:
+    kind, real = shown(planted), wanted.kind
+    too_few, too_many = pg.names(real.flags & ~kind.flags), pg.names(kind.flags & ~real.flags)
+    if too_few:
+        raise NotReproduced(f"no page of the model has {' and '.join(too_few)} together with the other flags")
+    if too_many:
+        raise NotReproduced(f"every such page of the model has {' and '.join(too_many)} as well")
+    if real.mappers is not None and kind.mappers != real.mappers:
+        raise NotReproduced(f"the model's page has {kind.mappers} mappers, not {real.mappers}")

@@ -1,0 +1,99 @@
+"""Recipes for anonymous memory of processes, in the swap cache or not."""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.mm.memory import load, store
+from hwpoison.mm.mmap import do_mmap, mlock, munmap
+from hwpoison.mm.page import Page
+from hwpoison.mm.pte import Pte
+from hwpoison.mm.vmscan import reclaim_folio
+
+from .plant import NotReproduced, Planted, User, Wanted, hold, new_machine
+
+CONTENT = "private data"
+_NOBODY = User(-1)  # the process that gives its page up in the end
+
+
+def anonymous(wanted: Wanted) -> Planted:
+    """A page that a process has written to, shared with its children by fork."""
+    owners = wanted.populated or [_NOBODY]
+    vm = new_machine(wanted, swap_slots=4)
+    planted = Planted(vm, None, content=CONTENT)
+    first = vm.new_task(f"process{owners[0].process}")
+    vma = do_mmap(first.alive_mm(), 1)
+    store(first, vma.start, CONTENT)
+    planted.page = page = _page(planted, vma.start, first.pid)
+    planted.users.append((first, vma.start, owners[0]))
+    if wanted.has(pg.DIRTY) and not wanted.has(pg.SWAPCACHE):
+        # The page itself is marked dirty when it gives back the slot that it had in swap.
+        reclaim_folio(page, drop=False)
+        store(first, vma.start, CONTENT)
+    _fork(planted, owners[1:], vma.start)
+    if wanted.has(pg.SWAPCACHE):
+        _swap_out(wanted, planted, page, vma.start)
+    elif not wanted.populated:
+        hold(planted)  # as the batch of a process that is giving up its memory does for a moment
+        munmap(first.alive_mm(), vma)
+        planted.users.clear()
+        planted.content = None
+    if wanted.has(pg.MLOCKED):
+        mlock(first.alive_mm(), vma)
+    if wanted.has(pg.LRU):
+        vm.lru.add_drain_all()
+    return planted
+
+
+def _page(planted: Planted, vpn: int, pid: int) -> Page:
+    entry = planted.vm.tasks[pid].alive_mm().entry(vpn)
+    if not isinstance(entry, Pte):
+        raise NotReproduced("the page left memory while it was being set up")
+    return entry.page
+
+
+def _fork(planted: Planted, others: list[User], vpn: int) -> None:
+    first = planted.users[0][0]
+    for user in others:
+        planted.users.append((first.fork(f"process{user.process}"), vpn, user))
+
+
+def _swap_out(wanted: Wanted, planted: Planted, page: Page, vpn: int) -> None:
+    """Out to swap, which takes the page from everybody; then back to those who have it mapped.
+
+    Without anybody left to map it, the page's owner still has it by his swap entry.
+    """
+    vm = planted.vm
+    if wanted.situation.also_in_swap:
+        _fork(planted, [User(len(wanted.users), populated=False)], vpn)
+    swap_out(wanted, planted, page)
+    for task, _vpn, user in planted.users if wanted.populated else []:
+        if user.populated:
+            load(task, vpn)
+    vm.lru.add_drain_all()
+
+
+def swap_out(wanted: Wanted, planted: Planted, page: Page) -> None:
+    """Into the swap cache: written and clean, being written, or dirty because the write failed."""
+    disk = planted.vm.disk
+    disk.failing = wanted.has(pg.DIRTY)
+    disk.held = wanted.has(pg.WRITEBACK)
+    reclaim_folio(page, drop=False)
+    disk.failing = False
+
+
+def read_ahead_from_swap(wanted: Wanted) -> Planted:
+    """In the swap cache before anybody has asked for it: without a reverse map, so not marked ANON."""
+    vm = new_machine(wanted, swap_slots=4)
+    planted = Planted(vm, None, content=CONTENT)
+    task = vm.new_task("process0")
+    vma = do_mmap(task.alive_mm(), 1)
+    store(task, vma.start, CONTENT)
+    reclaim_folio(_page(planted, vma.start, task.pid))
+    slot = next(iter(vm.swap.count))
+    planted.page = vm.swap.swapin(slot)
+    if planted.page is None:
+        raise NotReproduced("the swap slot was empty")
+    planted.users.append((task, vma.start, User(0, populated=False)))
+    if wanted.has(pg.LRU):
+        vm.lru.add_drain_all()
+    return planted

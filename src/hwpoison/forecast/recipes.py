@@ -1,0 +1,89 @@
+"""Which recipe for which page, and what is known not to be in the model.
+
+All recipes whose flags fit are tried. Where several reproduce the same page, /proc cannot tell these
+pages apart, and only what all of them come to can be told.
+"""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+
+from . import plant_file, plant_kernel, plant_memory
+from .plant import Recipe
+
+_MARKS = pg.SLAB | pg.PGTABLE | pg.OFFLINE | pg.RESERVED | pg.BUDDY | pg.HWPOISON | pg.NOPAGE
+_COMPOUND = pg.COMPOUND_HEAD | pg.COMPOUND_TAIL
+_OF_USERS = pg.LRU | pg.ANON | pg.SWAPBACKED | pg.SWAPCACHE | pg.MLOCKED | pg.UNEVICTABLE
+
+RECIPES: tuple[Recipe, ...] = (
+    Recipe(pg.HWPOISON, pg.HWPOISON, "it was taken out of use", plant_kernel.known_bad),
+    Recipe(pg.BUDDY, pg.BUDDY, "it is free", plant_kernel.free_page),
+    Recipe(pg.SLAB, pg.SLAB, "it holds objects of the kernel", plant_kernel.slab),
+    Recipe(pg.PGTABLE, pg.PGTABLE, "it is a page table", plant_kernel.page_table),
+    Recipe(pg.OFFLINE, pg.OFFLINE, "the hypervisor has it", plant_kernel.balloon),
+    Recipe(pg.ZERO_PAGE, pg.ZERO_PAGE, "it is the page of zeros", plant_kernel.zero_page),
+    Recipe(pg.RESERVED | pg.ZERO_PAGE, pg.RESERVED, "the kernel reserved it", plant_kernel.reserved),
+    # No owner to be seen. With a mapper it is a driver's; without, it may also be free or on its way.
+    Recipe(_MARKS | _OF_USERS, 0, "the kernel uses it (vmalloc, stacks, per-CPU data)", plant_kernel.unmarked),
+    Recipe(
+        ~0, 0, "it is free, on the list of a CPU that keeps it for itself", plant_kernel.free_on_a_cpu_list
+    ),
+    Recipe(
+        _MARKS | _COMPOUND | pg.LRU | pg.ANON | pg.SWAPBACKED | pg.UPTODATE,
+        pg.UPTODATE,
+        "it is a file's, in the batch of a CPU on its way to a reclaim list",
+        plant_file.disk_file,
+    ),
+    # On the reclaim lists, or swap backed and so on its way there.
+    Recipe(
+        _MARKS | _COMPOUND | pg.ANON | pg.SWAPBACKED,
+        pg.ANON | pg.SWAPBACKED,
+        "it is memory of a process",
+        plant_memory.anonymous,
+    ),
+    Recipe(
+        _MARKS | _COMPOUND | pg.ANON | pg.SWAPBACKED, pg.SWAPBACKED, "it is tmpfs's", plant_file.tmpfs_file
+    ),
+    Recipe(
+        _MARKS | _COMPOUND | pg.ANON | pg.SWAPBACKED | pg.SWAPCACHE | pg.MMAP,
+        pg.SWAPBACKED | pg.SWAPCACHE,
+        "it was read ahead from swap",
+        plant_memory.read_ahead_from_swap,
+    ),
+    Recipe(
+        _MARKS | _COMPOUND | pg.ANON | pg.SWAPBACKED | pg.LRU,
+        pg.LRU,
+        "it is a file's",
+        plant_file.disk_file,
+    ),
+)
+
+NOT_MODELLED: tuple[tuple[int, int, str], ...] = (
+    # mask, value, why: for a page with these flags that no recipe reproduces.
+    (pg.NOPAGE, pg.NOPAGE, "there is no memory here that the kernel manages, or it is a device's (DAX)"),
+    (pg.HUGE, pg.HUGE, "huge pages (hugetlb) are not in the model yet"),
+    (pg.THP, pg.THP, "large folios (THP) are not in the model yet"),
+    (pg.KSM, pg.KSM, "merged pages (KSM) are not in the model yet"),
+    (pg.LRU | pg.COMPOUND_HEAD, pg.LRU | pg.COMPOUND_HEAD, "large folios are not in the model yet"),
+    (pg.LRU | pg.COMPOUND_TAIL, pg.LRU | pg.COMPOUND_TAIL, "large folios are not in the model yet"),
+    (pg.ANON | pg.SWAPBACKED, pg.ANON, "memory that may be thrown away (MADV_FREE) is not in the model yet"),
+    (
+        pg.UNEVICTABLE | pg.MLOCKED | pg.SWAPBACKED,
+        pg.UNEVICTABLE,
+        "files that keep their pages in memory (ramfs, memfd_secret) are not in the model yet",
+    ),
+    (pg.MLOCKED | pg.LRU, pg.MLOCKED, "it is on its way between the reclaim lists"),
+)
+
+
+def recipes_for(flags: int) -> list[Recipe]:
+    """The recipes to be tried for a page with these folded flags."""
+    return [recipe for recipe in RECIPES if flags & recipe.mask == recipe.value]
+
+
+def why_not(flags: int) -> str | None:
+    """Why no recipe can be expected to reproduce such a page, if there is a known reason."""
+    unknown = flags & ~pg.KNOWN
+    if unknown:
+        return f"it carries {' and '.join(pg.names(unknown))}, which no kernel known here has"
+    return next((why for mask, value, why in NOT_MODELLED if flags & mask == value), None)
