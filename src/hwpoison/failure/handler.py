@@ -201,8 +201,10 @@ class MemoryFailure:
         """A task in user mode consumed an error (kill_me_maybe(), arch/x86/kernel/cpu/mce/core.c)."""
         path = self.vm.paths.current
         before, path.task = path.task, task
-        returned = self.memory_failure(pfn, MF_ACTION_REQUIRED)
-        path.task = before
+        try:
+            returned = self.memory_failure(pfn, MF_ACTION_REQUIRED)
+        finally:
+            path.task = before
         if returned not in (0, -Errno.EHWPOISON, -Errno.EOPNOTSUPP):
             self.vm.printk("Memory error not recovered")
             task.force_signal(SigInfo(Signal.SIGBUS, forced=True))

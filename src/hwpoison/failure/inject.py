@@ -24,8 +24,10 @@ def running(vm: Machine, task: Task | None) -> Iterator[None]:
     """The current path acts for this task."""
     path = vm.paths.current
     before, path.task = path.task, task
-    yield
-    path.task = before
+    try:
+        yield
+    finally:
+        path.task = before
 
 
 def madvise(failure: MemoryFailure, task: Task, vpn: int) -> int:

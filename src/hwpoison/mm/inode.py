@@ -106,6 +106,7 @@ class Inode:
         self.mapping = AddressSpace(vm, self)
         self.superblock_err = vm.superblock_err(fs.name)
         self.files: list[File] = []
+        self.unnamed = False  # nobody can open it; it goes with its last mapping
 
     def __repr__(self) -> str:
         return f"{self.fs.name} file {self.name}"

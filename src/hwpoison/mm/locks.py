@@ -170,24 +170,30 @@ class Paths:
             self.current = path
             if path.glet is None:
                 raise KernelBug(f"{path} was never started")
-            path.glet.switch()
+            try:
+                path.glet.switch()
+            except DeadlockError:
+                self._give_up()
+                raise
 
     def _stuck(self) -> None:
-        """Every path waits. Reported in the main path, the others are given up."""
-        report = "; ".join(self.describe(path) for path in self.alive)
-        stuck = [path for path in self.alive if path is not self.main]
+        """Every path waits: raise the report in the main path, which gives the others up."""
+        error = DeadlockError("deadlock: " + "; ".join(self.describe(path) for path in self.alive))
+        if self.current is self.main or self.main.glet is None:
+            self._give_up()
+            raise error
+        self.main.glet.throw(error)
+
+    def _give_up(self) -> None:
+        """End all other paths where they stand; nothing they hold is released. From the main path."""
+        others = [path for path in self.alive if path is not self.main]
         self.alive = [self.main]
         self.waiting = 0
         self.main.waits_for = None
-        here = getcurrent()
-        for path in stuck:
-            if path.glet is not None and path.glet is not here:
-                path.glet.throw(GreenletExit)
         self.current = self.main
-        error = DeadlockError(f"deadlock: {report}")
-        if here is self.main.glet or self.main.glet is None:
-            raise error
-        self.main.glet.throw(error)
+        for path in others:
+            if path.glet is not None:
+                path.glet.throw(GreenletExit)
 
     def describe(self, path: Path) -> str:
         """Who this is, what it holds and what it waits for, in words."""
@@ -299,6 +305,25 @@ class Lock:
         if kind is not GreenletExit:  # a path that is given up must not schedule again
             self.release()
 
+    def nested(self) -> Nested:
+        return Nested(self)
+
+
+class Nested:
+    """``with lock.nested():`` the caller vouches for the order among locks of this class."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self, lock: Lock) -> None:
+        self.lock = lock
+
+    def __enter__(self) -> None:
+        self.lock.acquire(nested=True)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not GreenletExit:
+            self.lock.release()
+
 
 def _recursion(path: Path, owner: Path, lock: Held) -> None:
     if owner is path:
@@ -364,8 +389,8 @@ class RwSem:
     def read(self) -> Reading:
         return Reading(self)
 
-    def write(self) -> Writing:
-        return Writing(self)
+    def write(self, *, nested: bool = False) -> Writing:
+        return Writing(self, nested=nested)
 
 
 class Reading:
@@ -387,13 +412,14 @@ class Reading:
 class Writing:
     """``with sem.write():``"""
 
-    __slots__ = ("sem",)
+    __slots__ = ("nest", "sem")
 
-    def __init__(self, sem: RwSem) -> None:
+    def __init__(self, sem: RwSem, *, nested: bool) -> None:
         self.sem = sem
+        self.nest = nested
 
     def __enter__(self) -> None:
-        self.sem.down_write()
+        self.sem.down_write(nested=self.nest)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not GreenletExit:

@@ -47,6 +47,7 @@ class Lru:
             with self.lock:
                 for page in batch:
                     self._place(page)
+                    page.mlock_count = 0  # locked mappings are counted by their own batch, below
                     set_flags(page, pg.LRU)
             for page in batch:
                 put_page(page)

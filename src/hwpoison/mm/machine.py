@@ -127,14 +127,17 @@ class Machine:
 
     def shmem_kernel_file(self, pages: int) -> Inode:
         """The file behind shared anonymous memory."""
-        return self.create(f"shmem{len(self.inodes)}", "tmpfs", pages)
+        inode = self.create(f"shmem{len(self.inodes)}", "tmpfs", pages)
+        inode.unnamed = True
+        return inode
 
     def superblock_err(self, fs: str) -> Errseq:
         return self._superblocks.setdefault(fs, Errseq(self.paths))
 
     def make_anon(self, page: Page, vma: Vma, vpn: int) -> None:
-        """Give a page that came from swap its reverse map back."""
-        page.mapping = anon_vma_prepare(vma)
+        """Give a page from swap its reverse map back: the oldest, which all who may have the slot are in."""
+        anon_vma_prepare(vma)
+        page.mapping = vma.anon_vma_chain[0]
         page.index = vma.index_of(vpn)
 
     # System calls that depend on the file system.

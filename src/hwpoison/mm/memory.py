@@ -15,6 +15,7 @@ from .inode import AddressSpace, SysError
 from .locks import KernelBug
 from .mmap import Mm, PageTable, Vma
 from .page import ZEROS, Page, folio_lock, folio_trylock, folio_unlock, get_page, put_page
+from .page_alloc import OutOfMemory
 from .pte import Entry, PoisonPte, Pte, SwapErrorPte, SwapPte
 from .rmap import new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
 from .shmem import shmem_get_folio
@@ -122,7 +123,11 @@ def do_wp_page(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> Fault:
                 entry.writable = True
         return Fault.DONE
     get_page(page)
-    result = _copy_page(vma, vpn, table, entry, page)
+    try:
+        result = _copy_page(vma, vpn, table, entry, page)
+    except OutOfMemory:
+        put_page(page)
+        raise
     put_page(page)
     return result
 

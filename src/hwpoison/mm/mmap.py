@@ -16,6 +16,7 @@ from .locks import KernelBug, Lock, RwSem
 from .page import Page, get_page, put_page
 from .pte import Entry, Pte, SwapPte
 from .rmap import AnonVma, anon_vma_fork, new_anon_page, page_add_rmap, unlink_anon_vmas, zap_entry
+from .truncate import evict_inode
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -157,6 +158,8 @@ def unmap_vma(mm: Mm, vma: Vma) -> None:
     if vma.mapping is not None:
         with vma.mapping.i_mmap_rwsem.write():
             vma.mapping.i_mmap.remove(vma)
+        if vma.mapping.host.unnamed and not vma.mapping.i_mmap:
+            evict_inode(vma.mapping.host)
     mm.vmas.remove(vma)
 
 
@@ -192,33 +195,35 @@ def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
 
 def dup_mmap(parent: Mm, child: Mm) -> None:
     """fork(2): the child's areas and entries. Private pages are shared read-only until one side writes."""
-    with parent.mmap_lock.write():
-        child.mmap_lock.down_write(nested=True)
+    with parent.mmap_lock.write(), child.mmap_lock.write(nested=True):
         child.next_vpn = parent.next_vpn
         for vma in parent.vmas:
-            copy = Vma(
-                child,
-                vma.start,
-                vma.end,
-                shared=vma.shared,
-                inode=vma.inode,
-                pgoff=vma.pgoff,
-                writable=vma.writable,
-            )  # locks in memory are not inherited
-            anon_vma_fork(copy, vma)
-            child.vmas.append(copy)
-            link_file(copy)
-            for vpn, table in parent.populated(vma.start, vma.end):
-                _copy_entry(vma, copy, vpn, table)
-        child.mmap_lock.up_write()
+            _copy_vma(vma, parent, child)
+
+
+def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
+    """One area with its entries; a lock in memory is not inherited."""
+    copy = Vma(
+        child,
+        vma.start,
+        vma.end,
+        shared=vma.shared,
+        inode=vma.inode,
+        pgoff=vma.pgoff,
+        writable=vma.writable,
+    )
+    anon_vma_fork(copy, vma)
+    child.vmas.append(copy)
+    link_file(copy)
+    for vpn, table in parent.populated(vma.start, vma.end):
+        _copy_entry(vma, copy, vpn, table)
 
 
 def _copy_entry(vma: Vma, copy: Vma, vpn: int, table: PageTable) -> None:
     """copy_pte_range() for one entry."""
     vm = vma.mm.vm
     child_table = copy.mm.pte_alloc(vpn)
-    with table.lock:
-        child_table.lock.acquire(nested=True)
+    with table.lock, child_table.lock.nested():
         entry = table.entries.get(vpn)
         if isinstance(entry, SwapPte):
             vm.swap.duplicate(entry.entry)
@@ -227,7 +232,6 @@ def _copy_entry(vma: Vma, copy: Vma, vpn: int, table: PageTable) -> None:
             _copy_present(vma, copy, vpn, entry, child_table)
         elif entry is not None:
             child_table.entries[vpn] = entry
-        child_table.lock.release()
 
 
 def _copy_present(vma: Vma, copy: Vma, vpn: int, entry: Pte, child_table: PageTable) -> None:
@@ -245,4 +249,4 @@ def _copy_present(vma: Vma, copy: Vma, vpn: int, entry: Pte, child_table: PageTa
         entry.writable = False
     get_page(page)
     page_add_rmap(page, copy)
-    child_table.entries[vpn] = Pte(page, writable=entry.writable, dirty=entry.dirty and vma.shared)
+    child_table.entries[vpn] = Pte(page, writable=entry.writable, dirty=entry.dirty and not vma.shared)

@@ -122,7 +122,7 @@ def rmap_walk(page: Page, visit: Callable[[Vma, int, PageTable, Pte], bool]) -> 
 def page_add_rmap(page: Page, vma: Vma) -> None:
     """One more entry maps the page; under the page table lock, with a reference of the entry's own."""
     atomic_add(page, "mapcount", 1)
-    if vma.locked and not page.flags & pg.MLOCKED:
+    if vma.locked:
         page.vm.lru.mlock_folio(page)
 
 
@@ -175,7 +175,7 @@ def try_to_unmap(page: Page, flags: int) -> None:
             page.vm.lru.mlock_folio(page)
             return False
         if entry.dirty:
-            set_flags(page, pg.DIRTY)
+            mark_dirty_from_entry(page)
         if flags & TTU_HWPOISON and page.flags & pg.HWPOISON:
             table.entries[vpn] = PoisonPte(page.pfn, file=not page.anon)
         elif page.anon:
@@ -208,7 +208,10 @@ def unmap_mapping_folio(page: Page) -> None:
 
 
 def unmap_mapping_range(mapping: AddressSpace, start: int, end: int, *, even_cows: bool) -> None:
-    """Take away all entries of a range of a file, with private copies if ``even_cows``."""
+    """Take away all entries of a range of a file, with private copies if ``even_cows``.
+
+    Without, notes (swap, poison) stay too: they stand for a private copy, or for somebody to be told.
+    """
     with mapping.i_mmap_rwsem.read():
         for vma in list(mapping.i_mmap):
             first = max(vma.start, vma.start + start - vma.pgoff)
@@ -216,9 +219,9 @@ def unmap_mapping_range(mapping: AddressSpace, start: int, end: int, *, even_cow
             for vpn, table in vma.mm.populated(first, last):
                 with table.lock:
                     entry = table.entries.get(vpn)
-                    if entry is None or (isinstance(entry, Pte) and entry.page.anon and not even_cows):
-                        continue
-                    zap_entry(vma, vpn, table)
+                    of_file = isinstance(entry, Pte) and not entry.page.anon
+                    if entry is not None and (even_cows or of_file):
+                        zap_entry(vma, vpn, table)
 
 
 def zap_entry(vma: Vma, vpn: int, table: PageTable) -> None:

@@ -20,6 +20,7 @@ from hwpoison.abi.signals import (
 from .fault import FAULT_SIGNALS, Fault
 from .locks import KernelBug, Lock
 from .mmap import Mm, dup_mmap, exit_mmap
+from .page_alloc import OutOfMemory
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -81,9 +82,15 @@ class Task:
         with self.leader.siglock:
             if self.exited:
                 return False
-            if info.signal is Signal.SIGKILL or self.leader.sigbus != "ignore":
-                self.pending.append(info)
+            ignored = self.leader.sigbus == "ignore" and not self.blocked  # a blocked one may be wanted later
+            if info.signal is Signal.SIGKILL or not ignored:
+                self._queue(info)
             return True
+
+    def _queue(self, info: SigInfo) -> None:
+        """legacy_queue(): the second of two signals of one number is dropped while the first is pending."""
+        if all(pending.signal is not info.signal for pending in self.pending):
+            self.pending.append(info)
 
     def force_signal(self, info: SigInfo) -> None:
         """force_sig_info(): a blocked or ignored signal gets its default action, so it cannot be missed."""
@@ -91,7 +98,7 @@ class Task:
             if self.blocked or self.leader.sigbus == "ignore":
                 self.leader.sigbus = "default"
                 self.blocked = False
-            self.pending.append(info)
+            self._queue(info)
 
     def raise_fault(self, result: Fault, vpn: int) -> None:
         """End of a fault in user mode: nothing, or the signal it deserves and what that does."""
@@ -123,7 +130,11 @@ class Task:
     def fork(self, comm: str | None = None) -> Task:
         """fork(2): a new process with a copy of the memory and of the kill policy."""
         child = self.vm.new_task(comm or self.comm)
-        dup_mmap(self.alive_mm(), child.alive_mm())
+        try:
+            dup_mmap(self.alive_mm(), child.alive_mm())
+        except OutOfMemory:
+            child.exit()
+            raise
         child.flags = self.flags & FORKED_FLAGS
         child.sigbus = self.leader.sigbus
         child.blocked = self.blocked

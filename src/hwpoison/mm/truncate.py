@@ -104,17 +104,24 @@ def truncate(inode: Inode, size: int) -> None:
     """ftruncate(2) to a number of pages."""
     with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
         old, inode.size = inode.size, size
-        _drop(inode, size, max(old, size))
+        _drop(inode, size, max(old, size), even_cows=True)
 
 
 def punch_hole(inode: Inode, start: int, end: int) -> None:
     """fallocate(2) FALLOC_FL_PUNCH_HOLE over pages start .. end-1."""
     with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
-        _drop(inode, start, end)
+        _drop(inode, start, end, even_cows=False)
 
 
-def _drop(inode: Inode, start: int, end: int) -> None:
-    unmap_mapping_range(inode.mapping, start, end, even_cows=True)
+def evict_inode(inode: Inode) -> None:
+    """Nobody can reach the file any more: its pages go, and with them its slots in swap (evict_inode())."""
+    truncate_inode_pages_range(inode.mapping, 0, inode.size)
+    inode.vm.inodes.remove(inode)
+
+
+def _drop(inode: Inode, start: int, end: int, *, even_cows: bool) -> None:
+    """Truncation takes private copies away as well; a hole punch leaves them to their owners."""
+    unmap_mapping_range(inode.mapping, start, end, even_cows=even_cows)
     truncate_inode_pages_range(inode.mapping, start, end)
     for index in [i for i in inode.blocks if start <= i < end]:
         del inode.blocks[index]

@@ -29,7 +29,7 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     page.vm.lru.add_drain_all()
     if not page.vm.lru.isolate(page):
         return False
-    if not folio_trylock(page):
+    if page.flags & (pg.UNEVICTABLE | pg.MLOCKED) or not folio_trylock(page):
         page.vm.lru.putback(page)
         return False
     unlocked = _write_out(page)
@@ -46,7 +46,7 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
 def _write_out(page: Page) -> bool:
     """Unmap the page and start writing it to swap if it needs that; True: the write unlocked it."""
     vm = page.vm
-    if page.flags & (pg.UNEVICTABLE | pg.WRITEBACK):
+    if page.flags & pg.WRITEBACK:
         return False
     mapping = page.mapping
     if isinstance(mapping, AddressSpace):
@@ -56,6 +56,8 @@ def _write_out(page: Page) -> bool:
             return False
         return shmem_writepage(mapping, page)
     if not page.flags & pg.SWAPCACHE:
+        if page.maybe_dma_pinned:
+            return False  # the process would go on with a copy, the device with this page
         slot = vm.swap.alloc_slot()
         if slot is None:
             return False
