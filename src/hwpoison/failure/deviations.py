@@ -37,8 +37,19 @@ DEVIATIONS: dict[str, Deviation] = {
     ),
     "device-reads-on": Deviation(
         1,
-        "a device that has pinned the page goes on reading and writing the bad memory",
-        "mm/gup.c; the handler cannot stop it",
+        "a device goes on reading the bad memory: by a pin, or because a page that could not be dropped is "
+        "written to the disk",
+        "mm/gup.c, mm/page-writeback.c; the handler cannot stop it",
+    ),
+    "unwritten-clean": Deviation(
+        2,
+        "a page whose write failed counts as clean: it is dropped, and the error was told before the loss",
+        "mm/page-writeback.c, folio_end_writeback() after a failed write",
+    ),
+    "isolated-mlocked": Deviation(
+        4,
+        "an mlocked page that is off the lists for a moment is not unmapped, and yet called Recovered",
+        "mm/memory-failure.c memory_failure(), neither on the LRU nor under writeback",
     ),
     "swapin-error-unnamed": Deviation(
         2,

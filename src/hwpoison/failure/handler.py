@@ -97,6 +97,11 @@ class MemoryFailure:
             grab = Grab.TAKEN
             if not flags & MF_COUNT_INCREASED or self.profile.checks_counted_pages:
                 grab = get_hwpoison_page(self, page, counted=bool(flags & MF_COUNT_INCREASED))
+            if grab is Grab.FREE and not self.vm.zone.is_free_buddy_page(page.pfn):
+                reason = "it was free, and is being allocated"
+                return self.action_result(
+                    page.pfn, PageType.KERNEL_HIGH_ORDER, MfResult.IGNORED, reason=reason
+                )
             if grab is Grab.FREE:
                 taken = self.vm.zone.take_page_off_buddy(page)
                 if not taken and retry:

@@ -65,9 +65,14 @@ def hard_offline_page(failure: MemoryFailure, pfn: int) -> int:
 
 
 def corrupt_pfn(failure: MemoryFailure, pfn: int) -> int:
-    """A write to debugfs hwpoison/corrupt-pfn; with the filter on, other pages are passed over."""
+    """A write to debugfs hwpoison/corrupt-pfn; with the filter on, other pages are passed over.
+
+    -ENXIO for a frame without struct page: the handler is not asked.
+    """
     vm = failure.vm
-    if failure.filter.enabled and vm.zone.online(pfn):
+    if not vm.zone.online(pfn):
+        return -Errno.ENXIO
+    if failure.filter.enabled:
         page = vm.zone.page(pfn)
         shake_page(page)
         if not (page.head.flags & pg.LRU or vm.zone.is_free_buddy_page(pfn)):

@@ -64,7 +64,7 @@ def filemap_add_folio(mapping: AddressSpace, page: Page, index: int) -> bool:
     """Put a new page into the cache, locked; False if somebody was faster."""
     folio_lock(page)
     with mapping.i_pages_lock:
-        if index in mapping.pages:
+        if index in mapping.pages or index in mapping.swap_entries:
             taken = True
         else:
             taken = False

@@ -14,7 +14,10 @@ from .task import Task
 
 
 def get_user_page(task: Task, vpn: int, *, write: bool = False) -> Page:
-    """get_user_pages_fast() of one page, with a reference. Raises SysError EFAULT or EHWPOISON."""
+    """get_user_pages_fast() of one page, with a reference; SysError EFAULT if it cannot be had.
+
+    A poison entry gives EFAULT too: EHWPOISON is for callers that ask for it (FOLL_HWPOISON).
+    """
     mm = task.alive_mm()
     while True:
         entry = mm.entry(vpn)
@@ -26,10 +29,8 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False) -> Page:
                 put_page(page)
             continue
         result = handle_mm_fault(task, vpn, write=write)
-        if result is Fault.HWPOISON:
-            raise SysError(Errno.EHWPOISON, f"page {vpn:#x} of {task} is bad memory")
-        if result in (Fault.SIGBUS, Fault.SIGSEGV):
-            raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task} cannot be reached")
+        if result not in (Fault.DONE, Fault.RETRY):
+            raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: {result.value}")
 
 
 def read_once_page(entry: Pte) -> Page:

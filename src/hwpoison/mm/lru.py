@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
 
+from .inode import AddressSpace
 from .locks import KernelBug, Lock, test_and_clear
 from .page import Page, clear_flags, get_page, put_page, set_flags
 
@@ -42,38 +43,45 @@ class Lru:
 
     def add_drain(self, cpu: int) -> None:
         """lru_add_drain_cpu(): the batches of one CPU onto the lists."""
-        batch = self.batches.pop(cpu, ())
-        if batch:
+        batch = self.batches.get(cpu, [])
+        while batch:
             with self.lock:
-                for page in batch:
-                    self._place(page)
-                    page.mlock_count = 0  # locked mappings are counted by their own batch, below
-                    set_flags(page, pg.LRU)
-            for page in batch:
-                put_page(page)
-        for page, lock in self.mlock_batches.pop(cpu, ()):
+                if not batch:  # another path was draining it as well
+                    break
+                page = batch[0]
+                self._place(page)
+                page.mlock_count = 0  # locked mappings are counted by their own batch, below
+                set_flags(page, pg.LRU)
+                del batch[0]
+            put_page(page)
+        mlocks = self.mlock_batches.get(cpu, [])
+        while mlocks:
             with self.lock:
+                if not mlocks:
+                    break
+                page, lock = mlocks[0]
                 if lock:
                     self._mlock(page)
                 else:
                     self._munlock(page)
+                del mlocks[0]
             put_page(page)
 
     def _place(self, page: Page) -> None:
-        """Onto the list that its state asks for. Under lru_lock."""
-        if page.flags & pg.MLOCKED:
+        """Onto the list that its state asks for (folio_evictable()). Under lru_lock."""
+        mapping = page.mapping
+        if page.flags & pg.MLOCKED or (isinstance(mapping, AddressSpace) and mapping.fs.unevictable):
             clear_flags(page, pg.ACTIVE)
             set_flags(page, pg.UNEVICTABLE)
-            page.mlock_count = 1
+            page.mlock_count = int(bool(page.flags & pg.MLOCKED))
         else:
             clear_flags(page, pg.UNEVICTABLE)
         self.pages[page.pfn] = page
 
     def add_drain_all(self) -> None:
         """lru_add_drain_all(): the batches of every CPU. May sleep; no spinlock held."""
-        if self.batches or self.mlock_batches:
-            for cpu in sorted(self.batches.keys() | self.mlock_batches.keys()):
-                self.add_drain(cpu)
+        for cpu in sorted(self.batches.keys() | self.mlock_batches.keys()):
+            self.add_drain(cpu)
 
     def isolate(self, page: Page) -> bool:
         """folio_isolate_lru(): take the page off its list, with a reference; whether it was on one."""

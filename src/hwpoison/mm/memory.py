@@ -20,7 +20,7 @@ from .pte import Entry, PoisonPte, Pte, SwapErrorPte, SwapPte
 from .rmap import new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
 from .shmem import shmem_get_folio
 from .task import Task
-from .truncate import mapping_evict_folio
+from .truncate import mapping_evict_folio, truncate_inode_folio
 
 
 def load(task: Task, vpn: int) -> str:
@@ -117,10 +117,10 @@ def do_wp_page(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> Fault:
     page = entry.page
     if vma.shared:
         return _make_shared_writable(vma, vpn, table, entry)
-    if page.anon and _can_reuse(page):
+    if page.anon and (page.exclusive or _can_reuse(page)):
         with table.lock:
             if table.entries.get(vpn) is entry:
-                entry.writable = True
+                entry.writable = page.exclusive = True
         return Fault.DONE
     get_page(page)
     try:
@@ -209,9 +209,17 @@ def _fault_folio(mapping: AddressSpace, index: int) -> Page | None:
     if index >= mapping.host.size:
         return None
     if mapping.fs.swap_backed:
-        return shmem_get_folio(mapping, index)
-    with mapping.invalidate_lock.read():
-        return read_mapping_folio(mapping, index)
+        page = shmem_get_folio(mapping, index)
+    else:
+        with mapping.invalidate_lock.read():
+            page = read_mapping_folio(mapping, index)
+    if index < mapping.host.size:
+        return page
+    # Truncated while we waited for the lock.
+    truncate_inode_folio(mapping, page)
+    folio_unlock(page)
+    put_page(page)
+    return None
 
 
 def _fault_on_bad(mapping: AddressSpace, page: Page) -> Fault:
@@ -281,11 +289,9 @@ def _map_swapped(vma: Vma, vpn: int, table: PageTable, entry: SwapPte, page: Pag
             vm.make_anon(page, vma, vpn)
         get_page(page)
         page_add_rmap(page, vma)
-        new = Pte(page, writable=False)
-        table.entries[vpn] = new
+        page.exclusive = entry.exclusive
+        table.entries[vpn] = Pte(page, writable=entry.exclusive and write, dirty=entry.exclusive and write)
     vm.swap.free_entry(entry.entry)
     if write or vma.locked:
         vm.swap.free_slot_if_unused(page)
-    if write and not page.flags & pg.SWAPCACHE and page.mapcount == 1:
-        new.writable = new.dirty = True
     return Fault.DONE

@@ -142,6 +142,15 @@ def link_file(vma: Vma) -> None:
             vma.mapping.i_mmap.append(vma)
 
 
+def insert_page(vma: Vma, vpn: int, page: Page) -> None:
+    """vm_insert_page(): a driver maps a page of its own into a process."""
+    table = vma.mm.pte_alloc(vpn)
+    with table.lock:
+        get_page(page)
+        page_add_rmap(page, vma)
+        table.entries[vpn] = Pte(page, writable=vma.writable)
+
+
 def munmap(mm: Mm, vma: Vma) -> None:
     """munmap(2) of one whole area."""
     with mm.mmap_lock.write():
@@ -227,7 +236,7 @@ def _copy_entry(vma: Vma, copy: Vma, vpn: int, table: PageTable) -> None:
         entry = table.entries.get(vpn)
         if isinstance(entry, SwapPte):
             vm.swap.duplicate(entry.entry)
-            child_table.entries[vpn] = entry
+            table.entries[vpn] = child_table.entries[vpn] = SwapPte(entry.entry)
         elif isinstance(entry, Pte):
             _copy_present(vma, copy, vpn, entry, child_table)
         elif entry is not None:
@@ -247,6 +256,7 @@ def _copy_present(vma: Vma, copy: Vma, vpn: int, entry: Pte, child_table: PageTa
         return
     if not vma.shared:
         entry.writable = False
+        page.exclusive = False
     get_page(page)
     page_add_rmap(page, copy)
     child_table.entries[vpn] = Pte(page, writable=entry.writable, dirty=entry.dirty and not vma.shared)

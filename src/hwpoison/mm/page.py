@@ -65,6 +65,7 @@ class Page:
     __slots__ = (
         "bad",
         "content",
+        "exclusive",
         "flags",
         "head",
         "index",
@@ -96,6 +97,7 @@ class Page:
         self.content: str = ZEROS
         self.head: Page = self  # of its compound page
         self.order = 0  # of the compound page, in the head
+        self.exclusive = False  # PG_anon_exclusive: one process only can have it; under ptl
         self.bad = False  # the memory itself cannot be read any more, whoever knows it
         self.lock_owner: Path | None = None
         self.written_back: Event | None = None  # while WRITEBACK is set

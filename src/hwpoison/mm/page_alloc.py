@@ -128,8 +128,6 @@ class Zone:
         return page
 
     def _take_from_pcp(self) -> Page | None:
-        if self.pcp_disabled:
-            return None
         with self.pcp_lock:
             pages = self.pcp.get(self.vm.paths.current.cpu)
             return pages.pop() if pages else None
@@ -171,20 +169,23 @@ class Zone:
         poisoned = page.flags & pg.HWPOISON
         page.mapping = None
         page.private = None
+        page.exclusive = False
         page.flags = poisoned
         if poisoned and order == 0:
             return
         for tail in range(page.pfn + 1, page.pfn + (1 << order)):
             self.page(tail).head = self.page(tail)
         page.order = 0
-        if order == 0 and not self.pcp_disabled:
-            self._free_to_pcp(page)
+        if order == 0 and self._free_to_pcp(page):
             return
         with self.lock:
             self._free_block(page.pfn, order)
 
-    def _free_to_pcp(self, page: Page) -> None:
+    def _free_to_pcp(self, page: Page) -> bool:
+        """Onto this CPU's list, unless the lists are off; whether it was put there."""
         with self.pcp_lock:
+            if self.pcp_disabled:
+                return False
             pages = self.pcp.setdefault(self.vm.paths.current.cpu, [])
             pages.append(page)
             if len(pages) > PCP_HIGH:
@@ -192,6 +193,7 @@ class Zone:
                     for old in pages[: PCP_HIGH // 2]:
                         self._free_block(old.pfn, 0)
                 del pages[: PCP_HIGH // 2]
+            return True
 
     def _free_block(self, pfn: int, order: int) -> None:
         """__free_one_page(): join with free neighbours. Under the zone lock."""

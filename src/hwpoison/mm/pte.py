@@ -25,9 +25,10 @@ class Pte:
 
 @dataclass(frozen=True, slots=True)
 class SwapPte:
-    """The page is in swap, or on its way there: ``entry`` names the slot."""
+    """The page is in swap, or on its way there. ``entry`` names the slot, which may be this entry's alone."""
 
     entry: int
+    exclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

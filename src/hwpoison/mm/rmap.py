@@ -134,6 +134,7 @@ def new_anon_page(vma: Vma, vpn: int, content: str) -> Page:
     page.content = content
     page.mapping = anon_vma
     page.index = vma.index_of(vpn)
+    page.exclusive = True
     page.flags |= pg.SWAPBACKED | pg.UPTODATE
     page_add_rmap(page, vma)
     vm.lru.add(page)
@@ -182,7 +183,8 @@ def try_to_unmap(page: Page, flags: int) -> None:
             if not page.flags & pg.SWAPCACHE or not isinstance(page.private, int):
                 return False  # nowhere to go: no slot in swap
             page.vm.swap.duplicate(page.private)
-            table.entries[vpn] = SwapPte(page.private)
+            table.entries[vpn] = SwapPte(page.private, page.exclusive)
+            page.exclusive = False
         else:
             del table.entries[vpn]
         page_remove_rmap(page, vma)

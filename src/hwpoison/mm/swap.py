@@ -145,7 +145,9 @@ class SwapArea:
         """swap_cache_get_folio(): with a reference."""
         while (page := self.cache.get(slot)) is not None:
             if folio_try_get(page):
-                return page
+                if self.cache.get(slot) is page:
+                    return page
+                put_page(page)  # it left the cache, and may be somebody else's by now
         return None
 
     def swapin(self, slot: int) -> Page | None:
@@ -266,6 +268,7 @@ class SwapArea:
                 if page.mapping is None:
                     self.vm.make_anon(page, vma, vpn)
                 page_add_rmap(page, vma)
+                page.exclusive = entry.exclusive
                 table.entries[vpn] = Pte(page, writable=False)
         self.free_entry(entry.entry)
 

@@ -123,6 +123,8 @@ def _drop(inode: Inode, start: int, end: int, *, even_cows: bool) -> None:
     """Truncation takes private copies away as well; a hole punch leaves them to their owners."""
     unmap_mapping_range(inode.mapping, start, end, even_cows=even_cows)
     truncate_inode_pages_range(inode.mapping, start, end)
+    if even_cows:  # once more: private copies may have been made since
+        unmap_mapping_range(inode.mapping, start, end, even_cows=True)
     for index in [i for i in inode.blocks if start <= i < end]:
         del inode.blocks[index]
 

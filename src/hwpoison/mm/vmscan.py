@@ -9,6 +9,7 @@ from .inode import AddressSpace
 from .page import (
     Page,
     clear_flags,
+    folio_try_get,
     folio_trylock,
     folio_unlock,
     put_page,
@@ -27,7 +28,11 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     as it does when somebody looks at it again at once.
     """
     page.vm.lru.add_drain_all()
-    if not page.vm.lru.isolate(page):
+    if not folio_try_get(page):
+        return False
+    isolated = page.vm.lru.isolate(page)
+    put_page(page)
+    if not isolated:
         return False
     if page.flags & (pg.UNEVICTABLE | pg.MLOCKED) or not folio_trylock(page):
         page.vm.lru.putback(page)

@@ -22,14 +22,14 @@ from hwpoison.mm.filemap import Buffers
 from hwpoison.mm.inode import FILE_SYSTEMS, File, Inode, SysError
 from hwpoison.mm.locks import Chooser, KernelBug
 from hwpoison.mm.machine import Machine, Panic
-from hwpoison.mm.mmap import Vma, do_mmap, mlock, munmap
+from hwpoison.mm.mmap import Vma, do_mmap, insert_page, mlock, munmap
 from hwpoison.mm.page import Page, get_page, put_page
 from hwpoison.mm.page_alloc import OutOfMemory
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.task import Signalled, Task
 
 from .load import Scenario
-from .promises import Census, broken_promises
+from .promises import Census, broken_promises, forgotten_victims
 from .steps import Step
 from .views import counters_view, disk_view, entry_view, page_view
 
@@ -58,6 +58,7 @@ class Area:
 
     name: str
     start: int
+    pages: int
     owner: Task
 
 
@@ -79,6 +80,7 @@ class Model:
         self.frames: dict[str, int] = {}
         self.holds: dict[str, tuple[Page, bool]] = {}  # name → (page, is it a pin)
         self.censuses: list[Census] = []
+        self.forgotten: list[Broken] = []
         self.seen: list[Observation] = []
         self.step_number = 0
         self.signals_seen: dict[str, int] = {}
@@ -121,11 +123,11 @@ class Model:
             return (Broken(6, stopped),)
         if panicked:
             return ()
-        return tuple(broken_promises(self.vm, self.failure, self.censuses))
+        return (*self.forgotten, *broken_promises(self.vm, self.failure, self.censuses))
 
     def _do(self, step: Step) -> None:
         method: Callable[[Step], None] = getattr(self, f"do_{step.verb}")
-        events = len(self.failure.events)
+        events, censuses = len(self.failure.events), len(self.censuses)
         try:
             method(step)
         except Signalled:
@@ -136,6 +138,8 @@ class Model:
             raise WrongUse(f"{self.where(step)}: {error}; give the scenario more frames") from None
         self.vm.paths.finish()
         self.failure.run_queue()
+        for census in self.censuses[censuses:]:
+            self.forgotten += forgotten_victims(self.vm, self.failure, census)
         for event in self.failure.events[events:]:
             self.see("verdict", "", type=event.type.log, result=event.result.text)
         self.vm.deliver_signals()
@@ -147,7 +151,7 @@ class Model:
     def _see_signals(self) -> None:
         for name, task in self.tasks.items():
             for info in task.received[self.signals_seen.get(name, 0) :]:
-                page = None if info.address is None else self.page_name(info.address >> PAGE_SHIFT)
+                page = None if info.address is None else self.page_name(task, info.address >> PAGE_SHIFT)
                 if info.signal is Signal.SIGBUS:
                     self.see("signal", name, code=info.code.name, page=page, lsb=info.lsb)
             self.signals_seen[name] = len(task.received)
@@ -182,9 +186,10 @@ class Model:
             raise WrongUse(f"{self.where(step)}: {name} has ended before this step")
         return task
 
-    def page_name(self, vpn: int) -> str:
-        """An address in the words of the scenario."""
-        near = [area for area in self.areas.values() if area.start <= vpn < area.start + 16]
+    def page_name(self, task: Task, vpn: int) -> str:
+        """An address in the words of the scenario: in an area of the task's own, else an inherited one."""
+        near = [area for area in self.areas.values() if area.start <= vpn < area.start + area.pages]
+        near.sort(key=lambda area: area.owner.leader is not task.leader)
         return f"{near[0].name}:{vpn - near[0].start}" if near else f"{vpn:#x}"
 
     def address(self, step: Step) -> tuple[Task, int]:
@@ -208,13 +213,18 @@ class Model:
         name = step.subject
         if name in self.frames:
             return self.frames[name]
+        if name in self.holds:
+            return self.holds[name][0].pfn
         if name in self.files:
-            page = self.files[name].mapping.pages.get(step.page)
+            mapping = self.files[name].mapping
+            page = mapping.pages.get(step.page)
+            if page is None:
+                page = self.vm.swap.cache.get(mapping.swap_entries.get(step.page, 0))
             if page is None:
                 raise WrongUse(f"{self.where(step)}: page {step.page} of {name} is not in the page cache")
             return page.pfn
         if name not in self.areas:
-            known = [*self.areas, *self.files, *self.frames]
+            known = [*self.areas, *self.files, *self.frames, *self.holds]
             raise WrongUse(f"{self.where(step)}: {unknown_name('area, file or frame', name, known)}")
         task, vpn = self.address(step)
         entry = task.alive_mm().entry(vpn)
@@ -339,14 +349,20 @@ class Model:
     def do_map(self, step: Step) -> None:
         task = self.task(step, step.args["task"])
         name = step.get("file")
+        pages = step.number("pages")
         vma = do_mmap(
             task.alive_mm(),
-            step.number("pages"),
+            pages,
             file=None if name is None else self.open_file(step, name),
             pgoff=step.number("first"),
             shared=step.args["shared"] == "yes",
         )
-        self.areas[self.new_name(step, step.subject)] = Area(step.subject, vma.start, task)
+        frame = step.get("frame")
+        if frame is not None:
+            pfn = self.look_up(step, "frame", self.frames, frame)
+            self.vm.held.add(pfn)  # the driver's own reference
+            insert_page(vma, vma.start, self.vm.zone.page(pfn))
+        self.areas[self.new_name(step, step.subject)] = Area(step.subject, vma.start, pages, task)
 
     def do_unmap(self, step: Step) -> None:
         task, vma = self.area(step)
@@ -396,6 +412,10 @@ class Model:
             self.vm.held.discard(page.pfn)
             put_page(page)
 
+    def do_dma(self, step: Step) -> None:
+        page, _pinned = self.look_up(step, "pin or hold", self.holds, step.subject)
+        self.see("call", step.subject, data=self.vm.device_reads(page))
+
     def do_frame(self, step: Step) -> None:
         kind = step.args["kind"]
         name = self.new_name(step, step.subject)
@@ -435,6 +455,9 @@ class Model:
             put_page(gup_page)
             self._census(gup_page.pfn)
             returned = inject.madvise(self.failure, task, vpn)
+            task.deliver()
+            if task.exited:
+                return  # killed before the call could return
         else:
             pfn = self.pfn(step)
             self._census(pfn)

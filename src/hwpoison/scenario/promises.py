@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.records import Broken
 from hwpoison.abi.results import MfResult, PageType
-from hwpoison.abi.signals import PAGE_SHIFT, SiCode
+from hwpoison.abi.signals import PAGE_SHIFT, PF_MCE_EARLY, PF_MCE_PROCESS, SiCode, Signal
 from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.mm.check import page_users
@@ -25,10 +25,12 @@ from hwpoison.mm.page import ZEROS, Page
 from hwpoison.mm.pte import Entry, PoisonPte, Pte, SwapErrorPte, SwapPte
 from hwpoison.mm.task import Task
 
+MCEERR = (SiCode.BUS_MCEERR_AR, SiCode.BUS_MCEERR_AO)
+
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who maps a page, or (``mapped`` False) could by touching it."""
+    """Somebody who maps a page, or (``mapped`` False) would by touching it."""
 
     mm: Mm
     vpn: int
@@ -56,6 +58,9 @@ class Census:
     users: tuple[User, ...]
     mapping: AddressSpace | None
     index: int
+    block: str | None  # what the disk had of a page of a file
+    dirty: bool  # the handler could know that it was newer than any copy
+    unwritten: bool  # clean by its flags, and yet the disk has something else
     files: tuple[tuple[File, int], ...]  # open files of a disk file, with their error cursors
     signals: dict[int, int]  # task pid → how many signals it had received
     already: bool  # it was bad before
@@ -65,6 +70,8 @@ class Census:
         page = vm.zone.page(pfn)
         mapping = page.mapping if isinstance(page.mapping, AddressSpace) else None
         on_disk = mapping is not None and mapping.can_writeback
+        block = mapping.host.blocks.get(page.index, ZEROS) if mapping is not None and on_disk else None
+        changing = page.flags & (pg.DIRTY | pg.WRITEBACK) or _dirty_in_page_tables(vm, page)
         return cls(
             pfn=pfn,
             content=page.content,
@@ -72,6 +79,9 @@ class Census:
             users=tuple(_users(vm, page)),
             mapping=mapping,
             index=page.index,
+            block=block,
+            dirty=bool(changing),
+            unwritten=on_disk and block != page.content and not changing,
             files=tuple((f, f.wb_err) for f in mapping.host.files) if mapping is not None and on_disk else (),
             signals={t.pid: len(t.received) for leader in vm.tasks.values() for t in leader.threads},
             already=bool(page.flags & pg.HWPOISON),
@@ -97,19 +107,24 @@ def _is_last_copy(vm: Machine, page: Page) -> bool:
     return page.anon
 
 
+def _dirty_in_page_tables(vm: Machine, page: Page) -> bool:
+    memories = {id(t.mm): t.mm for t in vm.tasks.values() if t.mm is not None}.values()
+    entries = (entry for mm in memories for table in mm.tables.values() for entry in table.entries.values())
+    return any(isinstance(entry, Pte) and entry.page is page and entry.dirty for entry in entries)
+
+
 def _users(vm: Machine, page: Page) -> Iterator[User]:
-    """Everybody who maps the page, has a swap entry for it, or has an area over it."""
+    """Everybody who maps the page, has a swap entry for it, or has an area over it and nothing there yet."""
     for mm in {id(t.mm): t.mm for t in vm.tasks.values() if t.mm is not None}.values():
         tasks = tuple(thread for leader in mm.users for thread in leader.threads)
         for vma in mm.vmas:
-            covered = page.index - vma.pgoff + vma.start if vma.mapping is page.mapping else None
             for vpn, table in mm.populated(vma.start, vma.end):
                 entry = table.entries[vpn]
                 if _refers(vm, entry, page):
-                    yield User(mm, vpn, tasks, True)
-                    if vpn == covered:
-                        covered = None
-            if page.mapping is not None and covered is not None and vma.start <= covered < vma.end:
+                    yield User(mm, vpn, tasks, isinstance(entry, Pte))
+            covered = page.index - vma.pgoff + vma.start
+            over = page.mapping is not None and vma.mapping is page.mapping and vma.start <= covered < vma.end
+            if over and mm.entry(covered) is None:
                 yield User(mm, covered, tasks, False)
 
 
@@ -122,13 +137,36 @@ def _refers(vm: Machine, entry: Entry, page: Page) -> bool:
 def broken_promises(vm: Machine, failure: MemoryFailure, censuses: list[Census]) -> Iterator[Broken]:
     """Everything that this quiet machine did not keep."""
     yield from _contained(vm, failure)
-    for census in censuses:
+    for number, census in enumerate(censuses):
         if not census.already:
+            later = censuses[number + 1].signals if number + 1 < len(censuses) else {}
             yield from _told(vm, failure, census)
-            yield from _innocent(vm, failure, census)
+            yield from _innocent(vm, failure, census, later)
             yield from _truthful(vm, failure, census)
     for text in vm.check():
         yield Broken(5, text)
+
+
+def forgotten_victims(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
+    """Who asked to be told early of a loss, and was not when the handler returned (promise 2)."""
+    mapped = any(user.mapped for user in census.users)
+    lost = census.last_copy and census.dirty and mapped and not census.already
+    if not lost or _verdict(failure, census.pfn) in (None, MfResult.IGNORED):
+        return
+    for user in census.users:
+        wanted = user.mapped or census.mapping is not None
+        if wanted and _asked_early(vm, user) and not user.gone and not _was_signalled(user, census):
+            yield broke("forgotten-victim", f"{user.name()} asked to be told early and was not")
+
+
+def _asked_early(vm: Machine, user: User) -> bool:
+    for task in user.tasks:
+        if task.leader.sigbus == "ignore" and not task.blocked:
+            return False
+        own = task.flags & PF_MCE_PROCESS
+        if (task.flags & PF_MCE_EARLY) if own else vm.sysctls.memory_failure_early_kill:
+            return True
+    return False
 
 
 def broke(deviation: str, text: str) -> Broken:
@@ -160,19 +198,25 @@ def _told(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broke
     """2. Data is lost only with its last copy, and then everyone who could rely on it is told."""
     if _verdict(failure, census.pfn) in (None, MfResult.IGNORED):
         return  # nothing was done, and nothing promised
+    shown = _file_shows(census)
+    if census.unwritten:
+        if shown not in (None, census.content):
+            yield broke("unwritten-clean", f"{census.content!r} was dropped as clean, {shown!r} is found now")
+        return
     for user in census.users:
         if user.gone or _was_signalled(user, census):
             continue
         wrong = _what_it_meets(vm, user, census)
         if wrong is not None:
             yield wrong
-    if census.last_copy and census.mapping is not None and census.files:
-        yield from _file_told(vm, census)
+    if census.last_copy and census.mapping is not None and shown != census.content:
+        yield from _file_told(census, shown)
 
 
 def _was_signalled(user: User, census: Census) -> bool:
+    """Did somebody there get a signal about this address since, or one that ends everything?"""
     return any(
-        info.code in (SiCode.BUS_MCEERR_AR, SiCode.BUS_MCEERR_AO) or info.signal.name == "SIGKILL"
+        info.signal is Signal.SIGKILL or (info.code in MCEERR and info.address == user.vpn << PAGE_SHIFT)
         for task in user.tasks
         for info in [*task.received[census.signals.get(task.pid, 0) :], *task.pending]
     )
@@ -193,18 +237,20 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
             return None
         return Broken(2, f"{user.name()} will read {content!r} from swap instead of {census.content!r}")
     if isinstance(entry, Pte):
-        if entry.page.pfn == census.pfn:
-            return None  # still mapped: promise 4 judges that
+        if entry.page.pfn == census.pfn or entry.page.anon:
+            return None  # still mapped: promise 4 judges that; or he has made a page of his own since
         found: str | None = entry.page.content
     elif census.mapping is None:
         found = ZEROS
     else:
         found = _file_shows(census)
+    if found in (None, census.content):
+        return None
     if not census.last_copy:
-        if found in (None, census.content) or _changed_since(census):
+        if _changed_since(census):
             return None
         return Broken(2, f"{user.name()} would see {found!r}, {census.content!r} exists elsewhere")
-    if found is None or _reported(census):
+    if _reported(census):
         return None
     return Broken(2, f"{user.name()} would see {found!r} instead of {census.content!r} and was not told")
 
@@ -239,36 +285,36 @@ def _reported(census: Census) -> bool:
     )
 
 
-def _file_told(vm: Machine, census: Census) -> Iterator[Broken]:
+def _file_told(census: Census, shown: str | None) -> Iterator[Broken]:
+    """Every open file of a file on a disk gets an error; and does a read give the contents of before?"""
     mapping = census.mapping
-    if mapping is None:
+    if mapping is None or not census.files:
         return
     for file, cursor in census.files:
         if not mapping.wb_err.check(cursor):
             yield Broken(2, f"{file} will not hear that {census.content!r} was lost")
-    shown = _file_shows(census)
-    block = mapping.host.blocks.get(census.index, ZEROS)
-    if shown is not None and shown != census.content and shown == block and census.index < mapping.host.size:
-        yield broke(
-            "stale-read", f"read(2) of {mapping.host.name} gives {shown!r} instead of {census.content!r}"
-        )
+    if shown == census.block and census.index < mapping.host.size:
+        text = f"read(2) of {mapping.host.name} gives {shown!r} instead of {census.content!r}"
+        yield broke("stale-read", text)
 
 
-def _innocent(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
-    """3. Nobody is signalled who did not use the page; nobody at all when its contents exist elsewhere."""
-    if _verdict(failure, census.pfn) is None:
+def _innocent(vm: Machine, failure: MemoryFailure, census: Census, later: dict[int, int]) -> Iterator[Broken]:
+    """3. Nobody is signalled who did not use the page; nobody at all when its contents exist elsewhere.
+
+    ``later``: how many signals each task had received when the next error struck; those are not ours.
+    """
+    if _verdict(failure, census.pfn) is not MfResult.RECOVERED:
         return
-    users = {task.pid for user in census.users for task in user.tasks}
-    recovered = _verdict(failure, census.pfn) is MfResult.RECOVERED
-    for leader in vm.tasks.values():
-        for task in leader.threads:
-            for info in [*task.received[census.signals.get(task.pid, 0) :], *task.pending]:
-                if info.code is not SiCode.BUS_MCEERR_AO and info.code is not SiCode.BUS_MCEERR_AR:
-                    continue
-                if task.pid in users and recovered and not census.last_copy:
-                    yield Broken(3, f"{task} got {info.text()} though {census.content!r} exists elsewhere")
-                if not users and len(vm.tasks) and info.code is SiCode.BUS_MCEERR_AO:
-                    yield Broken(3, f"{task} got {info.text()} but did not use {census.pfn:#x}")
+    uses = {(task.pid, user.vpn) for user in census.users for task in user.tasks}
+    for task in (thread for leader in vm.tasks.values() for thread in leader.threads):
+        for info in task.received[census.signals.get(task.pid, 0) : later.get(task.pid)]:
+            if info.code not in MCEERR or info.address is None:
+                continue
+            used = (task.pid, info.address >> PAGE_SHIFT) in uses
+            if used and not census.last_copy:
+                yield Broken(3, f"{task} got {info.text()} though {census.content!r} exists elsewhere")
+            if not used and info.code is SiCode.BUS_MCEERR_AO:
+                yield Broken(3, f"{task} got {info.text()} but did not use {census.pfn:#x}")
 
 
 def _truthful(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
@@ -280,9 +326,8 @@ def _truthful(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[B
     if verdict is MfResult.RECOVERED and (page.maybe_dma_pinned or page.pfn in vm.held):
         text = f"{page} is called Recovered, but somebody holds a reference to it"
         yield broke("pinned-anonymous", text) if census.mapping is None else Broken(4, text)
-    if verdict is MfResult.DELAYED and vm.swap.cache.get(_slot(page)) is not page:
-        yield Broken(4, f"{page} is called Delayed, but nobody will meet it")
-
-
-def _slot(page: Page) -> int:
-    return page.private if isinstance(page.private, int) else 0
+    slot = page.private if isinstance(page.private, int) else 0
+    if verdict is MfResult.DELAYED and vm.swap.cache.get(slot) is not page:
+        for user in census.users:
+            if not user.gone and isinstance(user.mm.entry(user.vpn), SwapPte):
+                yield Broken(4, f"{page} is called Delayed, but {user.name()} will not be stopped")

@@ -102,6 +102,7 @@ VERBS: dict[str, Verb] = {
             (
                 Parameter("task", "whose memory"),
                 Parameter("file", "an open file", optional=True),
+                Parameter("frame", "a frame of the kernel's, mapped by a driver", optional=True),
                 Parameter("pages", "how many", number=True, default="1"),
                 Parameter("first", "first page of the file", number=True, default="0"),
                 Parameter("shared", "MAP_SHARED", YES_NO, default="no"),
@@ -143,6 +144,7 @@ VERBS: dict[str, Verb] = {
             "hold", "area or file", "a reference in flight, as of a read(2) under way", (TASK, AS), page=True
         ),
         Verb("release", "pin or hold", "end a pin or a hold"),
+        Verb("dma", "pin or hold", "the device, or the reader of the pipe, takes the bytes"),
         Verb("busy", "file", "the journal needs the buffers of this page", page=True),
         Verb(
             "frame",
@@ -169,7 +171,7 @@ VERBS: dict[str, Verb] = {
         ),
         Verb(
             "inject",
-            "area, file or frame",
+            "area, file, frame or hold",
             "an error that is reported to the handler",
             (Parameter("via", "how it comes in", WAYS_IN), TASK),
             page=True,
