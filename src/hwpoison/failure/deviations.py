@@ -51,6 +51,11 @@ DEVIATIONS: dict[str, Deviation] = {
         "an mlocked page that is off the lists for a moment is not unmapped, and yet called Recovered",
         "mm/memory-failure.c memory_failure(), neither on the LRU nor under writeback",
     ),
+    "bad-page-allocated": Deviation(
+        1,
+        "a free page is handed out between being marked and being taken off the free lists",
+        "mm/page_alloc.c is_check_pages_enabled(), 6.3 and later",
+    ),
     "swapin-error-unnamed": Deviation(
         2,
         "after swapoff, the owner of a page lost in the swap cache gets a SIGBUS that names no memory error",

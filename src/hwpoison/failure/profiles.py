@@ -66,7 +66,7 @@ V6_1 = replace(
     V6_12,
     name="6.1",
     states=(RESERVED, SLAB, *LRU_STATES, replace(UNKNOWN, respond=me_unknown_failed)),
-    traits=Traits(swapoff_leaves_poison_entry=False, marks_page_error=True),
+    traits=Traits(swapoff_leaves_poison_entry=False, checks_new_pages=True, marks_page_error=True),
     refuses_slab=False,
     not_handlable=PageType.UNKNOWN,
     reports_already_poisoned=False,

@@ -38,6 +38,9 @@ class Traits:
 
     swapoff_leaves_poison_entry: bool = True
     """mm/swapfile.c unuse_pte(): 6.1 leaves a plain error entry instead, since 6.2 a poison entry."""
+    checks_new_pages: bool = False
+    """mm/page_alloc.c check_new_pages() looks at every page that is handed out; since 6.3 only in kernels
+    that were built or booted to check pages (is_check_pages_enabled())."""
     marks_page_error: bool = False
     """mm/memory-failure.c me_pagecache_dirty(): up to 6.11 the page's own error flag is set as well."""
 

@@ -105,15 +105,19 @@ class SwapArea:
         del self.count[slot]
         self.contents.pop(slot, None)
 
-    def add_to_cache(self, page: Page, slot: int) -> None:
-        """add_to_swap_cache(): the page is locked; the cache takes a reference."""
+    def add_to_cache(self, page: Page, slot: int) -> bool:
+        """add_to_swap_cache(): the page is locked; the cache takes a reference. False: the slot has a page."""
         get_page(page)
         with self.lock:
-            if slot in self.cache:
-                raise KernelBug(f"swap slot {slot} has a page already: {self.cache[slot]}")
-            self.cache[slot] = page
-            page.private = slot
+            taken = slot in self.cache or slot not in self.count
+            if not taken:
+                self.cache[slot] = page
+                page.private = slot
+        if taken:
+            put_page(page)
+            return False
         set_flags(page, pg.SWAPCACHE)
+        return True
 
     def delete_from_cache(self, page: Page) -> None:
         """delete_from_swap_cache(): the page is locked and not under writeback."""
@@ -161,11 +165,10 @@ class SwapArea:
             page = self.vm.zone.alloc_pages()
             page.flags |= pg.SWAPBACKED
             folio_lock(page)
-            if slot in self.cache or slot not in self.count:
+            if not self.add_to_cache(page, slot):
                 folio_unlock(page)
                 put_page(page)
                 continue
-            self.add_to_cache(page, slot)
             self.vm.lru.add(page)
             page.content = self.contents.get(slot, ZEROS)
             set_flags(page, pg.UPTODATE)
@@ -221,10 +224,11 @@ class SwapArea:
         for inode in self.vm.inodes:
             self._unuse_file(inode.mapping)
         for task in list(self.vm.tasks.values()):
-            if task.mm is None:
+            mm = task.mm
+            if mm is None:
                 continue
-            with task.mm.mmap_lock.read():
-                for vma in list(task.mm.vmas):
+            with mm.mmap_lock.read():
+                for vma in list(mm.vmas):
                     self._unuse_vma(vma)
         for slot in sorted(self.cache):
             page = self.lookup(slot)
@@ -296,21 +300,23 @@ def shmem_swapin_folio(mapping: AddressSpace, index: int) -> Page | None:
     if page is None:
         return None
     folio_lock(page)
-    if mapping.swap_entries.get(index) != slot or page.private != slot:
-        folio_unlock(page)
-        put_page(page)
-        return None
-    if not page.flags & pg.UPTODATE:
+    if mapping.swap_entries.get(index) == slot == page.private and not page.flags & pg.UPTODATE:
         folio_unlock(page)
         put_page(page)
         raise SysError(Errno.EIO, f"page {index} of {mapping.host.name} was lost in swap")
     folio_wait_writeback(page)
     with mapping.i_pages_lock:
-        del mapping.swap_entries[index]
-        mapping.pages[index] = page
-        get_page(page)
-        page.mapping = mapping
-        page.index = index
+        still = mapping.swap_entries.get(index) == slot == page.private
+        if still:
+            del mapping.swap_entries[index]
+            mapping.pages[index] = page
+            page.mapping = mapping
+            page.index = index
+    if not still:  # truncated, or brought in by somebody else, while we waited
+        folio_unlock(page)
+        put_page(page)
+        return None
+    get_page(page)
     swap.delete_from_cache(page)
     folio_mark_dirty(page)
     swap.free_entry(slot)

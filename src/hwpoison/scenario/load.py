@@ -74,10 +74,18 @@ def load_text(text: str, origin: str) -> list[Scenario]:
     tables = document.get("scenario", [document])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise WrongUse(f"{origin}: 'scenario' must be a list of tables: write [[scenario]] above each")
+    beside = [key for key in document if key != "scenario"]
+    if "scenario" in document and beside:
+        raise WrongUse(f"{origin}: {beside[0]!r} stands above the first [[scenario]]; write it below one")
     starts = _starts_of_steps(text)
     with_steps = [table for table in tables if isinstance(table.get("steps"), str)]
     lines = dict(zip(map(id, with_steps), starts, strict=False))
-    return [_scenario(table, origin, lines.get(id(table), 0)) for table in tables]
+    scenarios = [_scenario(table, origin, lines.get(id(table), 0)) for table in tables]
+    names = [scenario.name for scenario in scenarios]
+    for name in names:
+        if names.count(name) > 1:
+            raise WrongUse(f"{origin}: a second scenario is called {name!r}")
+    return scenarios
 
 
 def _starts_of_steps(text: str) -> list[int]:
@@ -102,6 +110,9 @@ def _scenario(table: dict[str, object], origin: str, start: int) -> Scenario:
     for key, kind in (("name", str), ("steps", str)):
         if not isinstance(table.get(key), kind):
             raise wrong(f"{key!r} is missing or not a text; expected {key} = ...")
+    for key in ("title", "source"):
+        if not isinstance(table.get(key, ""), str):
+            raise wrong(f"{key!r} = {table[key]!r} is not a text")
     numbers = {}
     for key, default in (("swap", 0), ("frames", 256)):
         value = table.get(key, default)

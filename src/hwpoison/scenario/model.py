@@ -195,6 +195,12 @@ class Model:
     def address(self, step: Step) -> tuple[Task, int]:
         """The task and the page number that an ``area:page`` step means."""
         area = self.look_up(step, "area", self.areas, step.subject)
+        if step.page >= area.pages:
+            s = "" if area.pages == 1 else "s"
+            raise WrongUse(
+                f"{self.where(step)}: {area.name} has {area.pages} page{s}; "
+                f"expected a number from 0 to {area.pages - 1}"
+            )
         name = step.get("task")
         task = area.owner if name is None else self.task(step, name)
         if task.exited:

@@ -242,6 +242,8 @@ class StepError(Problem):
 def parse_step(line: str, number: int = 0) -> Step:
     """One line as a Step; StepError says what is wrong with it."""
     words = _words(line)
+    if not words:
+        raise StepError(f"{line!r} is empty; expected VERB SUBJECT [key=value ...]")
     try:
         verb = VERBS[words[0]]
     except KeyError:
@@ -327,6 +329,8 @@ def parse_expectation(line: str, number: int, kernels: tuple[str, ...]) -> Expec
                 raise StepError(str(unknown_name("kernel", name, kernels)))
         only = frozenset(kernels) - frozenset(names) if inverted else frozenset(names)
     words = _words(line)
+    if not words:
+        raise StepError("nothing stands after '=>'; expected [KERNEL ...] KIND WHO key=value ...")
     kind = "call"
     if words and "=" not in words[0]:
         kind = words.pop(0)
