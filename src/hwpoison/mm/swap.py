@@ -106,7 +106,7 @@ class SwapArea:
         self.contents.pop(slot, None)
 
     def add_to_cache(self, page: Page, slot: int) -> bool:
-        """add_to_swap_cache(): the page is locked; the cache takes a reference. False: the slot has a page."""
+        """add_to_swap_cache(): the page is locked; the cache takes a reference. False: the slot has one."""
         get_page(page)
         with self.lock:
             taken = slot in self.cache or slot not in self.count

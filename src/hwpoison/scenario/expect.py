@@ -23,10 +23,10 @@ def differences(scenario: Scenario, outcome: Outcome) -> list[str]:
         seen = [o for o in outcome.observations if o.step == number]
         strict = number >= first_error or bool(step.expects)
         found += _compare(step, seen, outcome.kernel, scenario.origin, strict=strict)
-    for seen in outcome.observations:
-        if not 1 <= seen.step <= len(scenario.steps):
+    for stray in outcome.observations:
+        if not 1 <= stray.step <= len(scenario.steps):
             found.append(
-                f"{scenario.name}: seen at step {seen.step}, which the scenario does not have: {seen.text()}"
+                f"{scenario.name}: seen at step {stray.step}, which the scenario does not have: {stray.text()}"
             )
     return found + _unexpected_breaks(scenario, outcome)
 

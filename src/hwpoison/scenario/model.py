@@ -250,9 +250,8 @@ class Model:
         task.prctl_mce_kill(POLICIES[step.args["policy"]])
 
     def _set_sigbus(self, task: Task, action: str) -> None:
-        if action == "blocked":
-            task.blocked = True
-        else:
+        task.blocked = action == "blocked"
+        if not task.blocked:
             task.leader.sigbus = action  # type: ignore[assignment] # checked by the table of steps
 
     def do_fork(self, step: Step) -> None:
