@@ -16,10 +16,16 @@ class Consequence(Enum):
     """What an error comes to for the people on the host: its name, and what that means."""
 
     NOTHING = ("nothing noticed", "no process is hit, no data is lost")
-    ONE_PROCESS = ("one process", "one process gets SIGBUS, at its next touch unless it asked to be told early")
+    ONE_PROCESS = (
+        "one process",
+        "one process gets SIGBUS, at its next touch unless it asked to be told early",
+    )
     SEVERAL_PROCESSES = ("several processes", "each process gets SIGBUS, at its own next touch")
     DATA_LOST = ("data lost", "the only good copy of a file's contents, or of memory whose owner is not told")
-    MACHINE = ("the machine's fate", "the kernel's own page, or one the kernel goes on using: open, often a crash")
+    MACHINE = (
+        "the machine's fate",
+        "the kernel's own page, or one the kernel goes on using: open, often a crash",
+    )
     UNKNOWN = ("cannot be told", "what /proc shows fits pages that end differently, or none of the model")
 
     def __init__(self, label: str, meaning: str) -> None:
@@ -86,11 +92,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class HostForecast:
-    """A whole host. ``entries``: words of /proc/kpageflags, each in exactly one of ``kinds``.
-
-    ``managed``: pages that the kernel's allocator manages, and ``unflagged_managed``: about how many of them
-    show no flag at all; None where /proc/zoneinfo cannot be read.
-    """
+    """A whole host. ``entries``: words of /proc/kpageflags, each counted in exactly one of ``kinds``."""
 
     setting: Setting
     entries: int
@@ -120,12 +122,23 @@ class PagesForecast:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
-    """One page state in plain words. ``answers``: kernel profile → answer. ``notes``: the newest one's story."""
+class StateLine:
+    """One page state under each kernel: ``answers`` are pairs of a profile's name and its answer."""
 
-    title: str
     flags: int
     mappers: int | None
-    rows: tuple[str, ...]
     answers: tuple[tuple[str, Answer], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is known of a page type or a page state.
+
+    ``rules``: the rows of the state tables concerned, in words. ``notes``: the story of the handler's run on
+    the first of ``states``.
+    """
+
+    title: str
+    rules: tuple[str, ...]
+    states: tuple[StateLine, ...]
     notes: tuple[Note, ...]

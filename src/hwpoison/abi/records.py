@@ -82,7 +82,8 @@ class Verdict:
 
     ``loss`` says which contents are gone, and ``told`` who learns of that, one sentence each; ``durable``:
     they belonged to a file, so the loss outlives the processes. ``exposed``: bytes of the bad frame reach
-    somebody who is not stopped. ``stops``: why the machine stops, if it does. ``reason`` is the handler's.
+    somebody who is not stopped. ``stops``: why the machine stops, if it does. ``reason`` is the handler's,
+    ``row`` the row of its state table that decided, from 1.
     """
 
     pfn: int
@@ -96,6 +97,7 @@ class Verdict:
     exposed: bool = False
     stops: str | None = None
     reason: str = ""
+    row: int | None = None
 
     def text(self) -> str:
         if self.page_type is None or self.result is None:

@@ -52,7 +52,7 @@ SEVERAL = 2
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """``flags`` with only the bits that matter; ``mappers``: 0, 1, SEVERAL, or None if mapped but not counted."""
+    """``flags``: only the bits that matter. ``mappers``: 0, 1, SEVERAL, or None if mapped but not counted."""
 
     flags: int
     mappers: int | None = 0

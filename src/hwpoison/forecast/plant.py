@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import McePolicy
@@ -64,10 +65,12 @@ class Situation:
     """A mapper has written since the flags were last brought up to date: its page table entry is dirty."""
     also_in_swap: bool = False
     """One more process has the page, but only by a swap entry."""
+    covered: bool = False
+    """One more process maps the page's place in its file, without having touched it."""
     early: bool = False
     """All processes ask to be told early, each by itself."""
-    consumed: bool = False
-    """Somebody reads the bad bytes before the hardware finds them by itself."""
+    consumed: Literal["load", "read", None] = None
+    """A process, or the kernel for read(2), reads the bad bytes before the hardware finds them by itself."""
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ class Planted:
 
     vm: Machine
     page: Page | None
-    """None: a frame without struct page."""
+    """None only until the recipe has got the page into memory."""
     users: list[tuple[Task, int, User]] = field(default_factory=list)
     inode: Inode | None = None
     files: list[File] = field(default_factory=list)
@@ -84,10 +87,15 @@ class Planted:
     """What the page holds for its users, None if nobody needs it."""
     last_copy: bool = False
     """Set by plant(): the contents are nowhere else."""
+    device: bool = False
+    """Set by plant(): the unexplained reference is a device's, which goes on using the page."""
 
     @property
-    def pfn(self) -> int:
-        return self.page.pfn if self.page is not None else self.vm.zone.frames
+    def frame(self) -> Page:
+        """The page, once it is there."""
+        if self.page is None:
+            raise NotReproduced("the page did not get into memory")
+        return self.page
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +155,11 @@ def add_mapping(planted: Planted, user: User, file: File) -> tuple[Task, Vma]:
 
 
 def hold(planted: Planted) -> None:
-    """A plain reference of somebody who is not modelled, such as a device's driver."""
-    if planted.page is not None:
-        get_page(planted.page)
-        planted.vm.held.add(planted.page.pfn)
+    """A plain reference of somebody who is not modelled, such as a device's driver. Raises NotReproduced."""
+    if not planted.frame.head.refcount:
+        raise NotReproduced("nobody can hold a page that is free")
+    get_page(planted.frame)
+    planted.vm.held.add(planted.frame.pfn)
 
 
 def plant(recipe: Recipe, wanted: Wanted) -> Planted:
@@ -161,6 +170,7 @@ def plant(recipe: Recipe, wanted: Wanted) -> Planted:
     planted = recipe.build(wanted)
     if wanted.situation.held:
         hold(planted)
+        planted.device = True
     if wanted.situation.early:
         for task, _vpn, _user in planted.users:
             task.prctl_mce_kill(McePolicy.EARLY)
@@ -171,19 +181,18 @@ def plant(recipe: Recipe, wanted: Wanted) -> Planted:
 
 def _elsewhere(planted: Planted) -> bool:
     """Are the contents of the page on the disk, or in its slot in swap, as well?"""
-    vm, page = planted.vm, planted.page
-    if page is not None and isinstance(page.private, int) and page.flags & pg.SWAPCACHE:
+    vm, page = planted.vm, planted.frame
+    if isinstance(page.private, int) and page.flags & pg.SWAPCACHE:
         return vm.swap.contents.get(page.private) == planted.content
     return planted.inode is not None and planted.inode.blocks.get(0) == planted.content
 
 
 def shown(planted: Planted) -> Kind:
     """What /proc would show of the page."""
-    if planted.page is None:
-        return Kind(pg.NOPAGE)
-    # The flags of a slab or another typed page are those of its head, for all its pages (fs/proc/page.c).
-    word = stable_page_flags(planted.vm, planted.pfn) | planted.page.head.flags & pg.SLAB
-    mappers = page_count(planted.page) if word & pg.MMAP else 0
+    page = planted.frame
+    # All pages of a slab show the mark of the first one (fs/proc/page.c).
+    word = stable_page_flags(planted.vm, page.pfn) | page.head.flags & pg.SLAB
+    mappers = page_count(page) if word & pg.MMAP else 0
     return Kind(fold(word), min(mappers, SEVERAL))
 
 

@@ -8,12 +8,12 @@ from hwpoison.mm.filemap import (
     filemap_add_folio,
     folio_attach_buffers,
     folio_mark_dirty,
-    read_mapping_folio,
 )
 from hwpoison.mm.inode import FILE_SYSTEMS, File
 from hwpoison.mm.memory import load, store
-from hwpoison.mm.mmap import Vma, mlock, munmap
-from hwpoison.mm.page import folio_lock, folio_unlock, get_page, put_page, set_flags
+from hwpoison.mm.mlock import mlock
+from hwpoison.mm.mmap import Vma, munmap
+from hwpoison.mm.page import folio_unlock, put_page, set_flags
 from hwpoison.mm.task import Task
 from hwpoison.mm.truncate import truncate
 from hwpoison.mm.writeback import filemap_fdatawrite, fsync
@@ -28,6 +28,8 @@ _USUAL = {False: "xfs", True: "ext4"}  # by whether the file system hangs buffer
 def disk_file(wanted: Wanted) -> Planted:
     """A page of a file on a disk: read, written, being written back, mapped by some."""
     situation = wanted.situation
+    if not situation.regular and wanted.users:
+        raise NotReproduced("a directory cannot be mapped")
     name = situation.file_system or _USUAL[wanted.has(pg.PRIVATE)]
     vm = new_machine(wanted)
     inode = vm.create("file", FILE_SYSTEMS[name], 1, regular=situation.regular)
@@ -132,7 +134,7 @@ def _finish(wanted: Wanted, planted: Planted) -> Planted:
     vm, situation, inode = planted.vm, wanted.situation, planted.files[0].inode
     if planted.page is None:
         (planted.page,) = inode.mapping.pages.values()
-    page = planted.page
+    page = planted.frame
     if wanted.has(pg.LRU):
         vm.lru.add_drain_all()
     if wanted.has(pg.UNEVICTABLE) and not wanted.has(pg.MLOCKED) and page.flags & pg.LRU:

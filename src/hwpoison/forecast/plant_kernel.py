@@ -1,10 +1,10 @@
-"""Recipes for pages that no process owns: free, of the kernel's allocators, given to the hypervisor, known bad."""
+"""Recipes for pages that no process owns: free, the kernel's own, given to the hypervisor, known bad."""
 
 from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.mm.memory import load
-from hwpoison.mm.mmap import PageTable, Vma, do_mmap
+from hwpoison.mm.mmap import Vma, do_mmap
 from hwpoison.mm.page import Page, get_page, put_page, set_flags
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.rmap import page_add_rmap
@@ -45,7 +45,7 @@ def marked(name: str, wanted: Wanted) -> Planted:
     planted = Planted(vm, kernel_page(vm, name))
     for user in wanted.populated:
         task = task_of(planted, user)
-        vma = vm_insert_page(task, planted.page or vm.zero_page)
+        vma = vm_insert_page(task, planted.frame)
         planted.users.append((task, vma.start, user))
     return planted
 
@@ -67,8 +67,7 @@ def unmarked(wanted: Wanted) -> Planted:
     if _is_compound(wanted):
         return _compound(wanted, 0)
     planted = marked("vmalloc", wanted)
-    if planted.page is not None:
-        set_flags(planted.page, wanted.kind.flags & pg.RAW)
+    set_flags(planted.frame, wanted.kind.flags & pg.RAW)
     return planted
 
 
@@ -78,7 +77,7 @@ def page_table(wanted: Wanted) -> Planted:
     task = vm.new_task("process0")
     vma = do_mmap(task.alive_mm(), 1)
     load(task, vma.start)
-    return Planted(vm, _table(task, vma.start).page)
+    return Planted(vm, task.alive_mm().pte_alloc(vma.start).page)
 
 
 def zero_page(wanted: Wanted) -> Planted:
@@ -102,10 +101,6 @@ def vm_insert_page(task: Task, page: Page) -> Vma:
         page_add_rmap(page, vma)
         table.entries[vma.start] = Pte(page, writable=True)
     return vma
-
-
-def _table(task: Task, vpn: int) -> PageTable:
-    return task.alive_mm().pte_alloc(vpn)
 
 
 def _is_compound(wanted: Wanted) -> bool:

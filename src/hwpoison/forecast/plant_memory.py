@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.mm.memory import load, store
-from hwpoison.mm.mmap import do_mmap, mlock, munmap
-from hwpoison.mm.page import Page
+from hwpoison.mm.mlock import mlock
+from hwpoison.mm.mmap import do_mmap, munmap
+from hwpoison.mm.page import Page, put_page
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.vmscan import reclaim_folio
 
@@ -89,10 +90,8 @@ def read_ahead_from_swap(wanted: Wanted) -> Planted:
     vma = do_mmap(task.alive_mm(), 1)
     store(task, vma.start, CONTENT)
     reclaim_folio(_page(planted, vma.start, task.pid))
-    slot = next(iter(vm.swap.count))
-    planted.page = vm.swap.swapin(slot)
-    if planted.page is None:
-        raise NotReproduced("the swap slot was empty")
+    planted.page = vm.swap.swapin(next(iter(vm.swap.count)))
+    put_page(planted.frame)  # whoever reads ahead keeps nothing
     planted.users.append((task, vma.start, User(0, populated=False)))
     if wanted.has(pg.LRU):
         vm.lru.add_drain_all()

@@ -24,13 +24,15 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(pg.ZERO_PAGE, pg.ZERO_PAGE, "it is the page of zeros", plant_kernel.zero_page),
     Recipe(pg.RESERVED | pg.ZERO_PAGE, pg.RESERVED, "the kernel reserved it", plant_kernel.reserved),
     # No owner to be seen. With a mapper it is a driver's; without, it may also be free or on its way.
-    Recipe(_MARKS | _OF_USERS, 0, "the kernel uses it (vmalloc, stacks, per-CPU data)", plant_kernel.unmarked),
+    Recipe(
+        _MARKS | _OF_USERS, 0, "the kernel uses it (vmalloc, stacks, per-CPU data)", plant_kernel.unmarked
+    ),
     Recipe(
         ~0, 0, "it is free, on the list of a CPU that keeps it for itself", plant_kernel.free_on_a_cpu_list
     ),
     Recipe(
-        _MARKS | _COMPOUND | pg.LRU | pg.ANON | pg.SWAPBACKED | pg.UPTODATE,
-        pg.UPTODATE,
+        _MARKS | _COMPOUND | pg.LRU | pg.ANON | pg.SWAPBACKED,
+        0,
         "it is a file's, in the batch of a CPU on its way to a reclaim list",
         plant_file.disk_file,
     ),

@@ -70,12 +70,14 @@ def _lists(vm: Machine) -> Iterator[str]:
             yield f"{page} {'has' if not listed else 'lacks'} PG_lru but is {'' if listed else 'not '}listed"
 
 
-def _known_references(vm: Machine) -> Counter[int]:
+def known_references(vm: Machine) -> Counter[int]:
     """What each page's count should be at least: mappings, caches, buffers, batches."""
     known = _mapped(vm)
     for inode in vm.inodes:
         for page in inode.mapping.pages.values():
-            known[page.pfn] += 1 + bool(page.flags & pg.PRIVATE)
+            known[page.pfn] += 1
+    for page in vm.zone.pages.values():
+        known[page.pfn] += bool(page.flags & pg.PRIVATE)
     for page in vm.swap.cache.values():
         known[page.pfn] += 1
     for batch in vm.lru.batches.values():
@@ -87,7 +89,7 @@ def _known_references(vm: Machine) -> Counter[int]:
 
 def _references(vm: Machine) -> Iterator[str]:
     """Pages in use: their count is covered; what is above is a pin, the kernel's own, or the handler's."""
-    known = _known_references(vm)
+    known = known_references(vm)
     for page in vm.zone.pages.values():
         if page.refcount < known[page.pfn]:
             yield f"{page} has refcount {page.refcount}, its users hold {known[page.pfn]}"

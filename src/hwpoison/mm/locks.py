@@ -214,7 +214,7 @@ class Flagged(Shared, Protocol):
     flags: int
 
 
-def _check_order(path: Path, lock_class: LockClass, describe: Callable[[], str]) -> None:
+def check_order(path: Path, lock_class: LockClass, describe: Callable[[], str]) -> None:
     wrong = path.held_mask & lock_class.forbidden
     if wrong:
         held = next(held for held in path.held if held.lock_class.bit & wrong)
@@ -228,7 +228,7 @@ def hold(path: Path, held: Held, *, nested: bool = False) -> None:
     """Enter a lock into the path's list, checking the order unless it is nested on purpose."""
     lock_class = held.lock_class
     if path.held_mask & lock_class.forbidden and not nested:
-        _check_order(path, lock_class, held.describe)
+        check_order(path, lock_class, held.describe)
     path.held.append(held)
     path.held_mask |= lock_class.bit
 
@@ -269,7 +269,7 @@ class Lock:
         if self.owner is not None:
             _recursion(path, self.owner, self)
             if not nested:
-                _check_order(path, self.lock_class, self.describe)
+                check_order(path, self.lock_class, self.describe)
             while self.owner is not None:
                 paths.wait(self)
         hold(path, self, nested=nested)
@@ -362,7 +362,7 @@ class RwSem:
             if self.writer is path or path in self.readers:
                 raise KernelBug(f"{path} takes {self.describe()} twice")
             if not nested:
-                _check_order(path, self.lock_class, self.describe)
+                check_order(path, self.lock_class, self.describe)
             while busy():
                 paths.wait(self)
         hold(path, self, nested=nested)

@@ -64,6 +64,16 @@ class Handler(Protocol):
         """The kernel met an error while copying and went on; to be handled later."""
 
 
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """The bytes of a bad frame reached somebody who was not stopped."""
+
+    text: str
+    device: bool
+    hardware: bool
+    """The error was real: a processor would have been stopped."""
+
+
 @dataclass(slots=True)
 class Counters:
     """/proc/meminfo HardwareCorrupted, in pages, and /sys/devices/system/node/node0/memory_failure/*."""
@@ -97,7 +107,7 @@ class Machine:
         self.inodes: list[Inode] = []
         self.log: list[str] = []
         self.story: list[Note] | None = None
-        self.exposures: list[str] = []  # bytes of a bad frame reached somebody without a machine check
+        self.exposures: list[Exposure] = []
         self.held: set[int] = set()  # frames with a plain reference of somebody who is not modelled
         self.hardware = False  # errors are real: a bad frame cannot be read. Else injected by software
         self.handler: Handler | None = None
@@ -178,12 +188,12 @@ class Machine:
     def device_reads(self, page: Page) -> str:
         """A device takes the bytes of a frame; it would send on what the bad memory gives."""
         if page.bad:
-            self.expose(page, "a device")
+            self.expose(page, "a device", device=True)
         return page.content
 
-    def expose(self, page: Page, who: str) -> None:
-        """Note that the bytes of a bad frame reached somebody who was not stopped."""
-        self.exposures.append(f"{who} read the bad {page}")
+    def expose(self, page: Page, who: str, *, device: bool = False) -> None:
+        """Note that somebody was not stopped."""
+        self.exposures.append(Exposure(f"{who} read the bad {page}", device, self.hardware))
 
     # Errors.
 

@@ -115,16 +115,17 @@ def _install(vma: Vma, vpn: int, table: PageTable, old: Entry | None, page: Page
 def do_wp_page(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> Fault:
     """A store to a page that may only be read: take it over if nobody else needs it, else copy it."""
     page = entry.page
-    if vma.shared:
-        return _make_shared_writable(vma, vpn, table, entry)
-    if page.anon and (page.exclusive or _can_reuse(page)):
-        with table.lock:
-            if table.entries.get(vpn) is entry:
-                entry.writable = page.exclusive = True
-        return Fault.DONE
-    get_page(page)
+    with table.lock:
+        if table.entries.get(vpn) is not entry:
+            return Fault.RETRY
+        get_page(page)
     try:
-        result = _copy_page(vma, vpn, table, entry, page)
+        if vma.shared:
+            result = _make_shared_writable(vma, vpn, table, entry)
+        elif page.anon and (page.exclusive or _can_reuse(page)):
+            result = _take_over(vpn, table, entry)
+        else:
+            result = _copy_page(vma, vpn, table, entry, page)
     except OutOfMemory:
         put_page(page)
         raise
@@ -132,14 +133,23 @@ def do_wp_page(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> Fault:
     return result
 
 
+def _take_over(vpn: int, table: PageTable, entry: Pte) -> Fault:
+    """wp_page_reuse(): nobody else has the page, so it is written in place."""
+    with table.lock:
+        if table.entries.get(vpn) is not entry:
+            return Fault.RETRY
+        entry.writable = entry.page.exclusive = True
+    return Fault.DONE
+
+
 def _can_reuse(page: Page) -> bool:
-    """wp_can_reuse_anon_folio(): is this entry the page's only user?"""
-    if page.refcount > 1:
+    """wp_can_reuse_anon_folio(): is this entry the page's only user, the caller's reference aside?"""
+    if page.refcount > 2:
         page.vm.lru.add_drain(page.paths.current.cpu)
-    if page.refcount > 1 + bool(page.flags & pg.SWAPCACHE) or not folio_trylock(page):
+    if page.refcount > 2 + bool(page.flags & pg.SWAPCACHE) or not folio_trylock(page):
         return False
     page.vm.swap.free_slot_if_unused(page)
-    alone = page.refcount == 1 and page.mapcount == 1
+    alone = page.refcount == 2 and page.mapcount == 1
     folio_unlock(page)
     return alone
 
@@ -156,7 +166,6 @@ def _copy_page(vma: Vma, vpn: int, table: PageTable, entry: Pte, page: Page) -> 
 def _make_shared_writable(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> Fault:
     """wp_page_shared(): the file system is asked first (page_mkwrite), then the page is dirty."""
     page = entry.page
-    get_page(page)
     folio_lock(page)
     result = Fault.RETRY
     if page.mapping is vma.mapping:
@@ -168,7 +177,6 @@ def _make_shared_writable(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> F
                 result = Fault.DONE
         folio_mark_dirty(page)
     folio_unlock(page)
-    put_page(page)
     return result
 
 
@@ -215,8 +223,9 @@ def _fault_folio(mapping: AddressSpace, index: int) -> Page | None:
             page = read_mapping_folio(mapping, index)
     if index < mapping.host.size:
         return page
-    # Truncated while we waited for the lock.
-    truncate_inode_folio(mapping, page)
+    # Truncated while we waited for the lock; a page that we made ourselves has to go again.
+    if not page.flags & pg.WRITEBACK:
+        truncate_inode_folio(mapping, page)
     folio_unlock(page)
     put_page(page)
     return None

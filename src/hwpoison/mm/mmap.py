@@ -1,4 +1,4 @@
-"""Memory of processes: areas, page tables, mmap, munmap, mlock, the copy at fork (mm/mmap.c, mm/mlock.c).
+"""Memory of processes: areas, page tables, mmap, munmap, the copy at fork (mm/mmap.c).
 
 All addresses here are page numbers (vpn = byte address >> 12). ``mmap_lock`` protects the list of
 areas; each page table has its own lock for its 512 entries.
@@ -183,23 +183,6 @@ def exit_mmap(mm: Mm) -> None:
             table.page.flags &= ~pg.PGTABLE
             put_page(table.page)
         mm.tables.clear()
-
-
-def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
-    """mlock(2) or munlock(2) of an area: pages that are mapped now are marked; later ones when they come."""
-    with mm.mmap_lock.write():
-        if vma.locked == on:
-            return
-        vma.locked = on
-        for vpn, table in mm.populated(vma.start, vma.end):
-            with table.lock:
-                entry = table.entries.get(vpn)
-                if isinstance(entry, Pte) and entry.page is not mm.vm.zero_page:
-                    if on:
-                        mm.vm.lru.mlock_folio(entry.page)
-                    else:
-                        mm.vm.lru.munlock_folio(entry.page)
-    mm.vm.lru.add_drain_all()
 
 
 def dup_mmap(parent: Mm, child: Mm) -> None:

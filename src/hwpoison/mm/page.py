@@ -26,6 +26,7 @@ from .locks import (
     atomic_add,
     atomic_add_unless_zero,
     atomic_compare_set,
+    check_order,
     hold,
     test_and_clear,
     test_and_set,
@@ -173,6 +174,8 @@ def folio_lock(page: Page, *, nested: bool = False) -> None:
     path = paths.current
     if page.lock_owner is path:
         raise KernelBug(f"{path} takes {page.describe()} twice")
+    if page.flags & pg.LOCKED and not nested:
+        check_order(path, page.lock_class, page.describe)  # before waiting, or it would look like a deadlock
     while page.flags & pg.LOCKED:
         paths.wait(page)
     hold(path, page, nested=nested)

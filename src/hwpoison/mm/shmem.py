@@ -11,6 +11,7 @@ from hwpoison.abi.signals import Errno
 
 from .filemap import filemap_add_folio, filemap_lock_folio, folio_mark_dirty
 from .inode import AddressSpace, File, SysError
+from .locks import KernelBug
 from .page import ZEROS, Page, clear_flags, folio_unlock, put_page, set_flags
 from .rmap import TTU_IGNORE_MLOCK, try_to_unmap
 from .swap import shmem_swapin_folio
@@ -18,11 +19,21 @@ from .swap import shmem_swapin_folio
 
 def shmem_get_folio(mapping: AddressSpace, index: int) -> Page:
     """The page, locked, with a reference: from the cache, from swap, or new and full of zeros."""
+    page = _find_or_make(mapping, index, make=True)
+    if page is None:
+        raise KernelBug(f"page {index} of {mapping.host} was neither found nor made")
+    return page
+
+
+def _find_or_make(mapping: AddressSpace, index: int, *, make: bool) -> Page | None:
+    """As shmem_get_folio(); None for a hole unless a page is to be made (SGP_READ)."""
     while True:
         page = filemap_lock_folio(mapping, index)
         if page is None:
             page = shmem_swapin_folio(mapping, index)
         if page is None and index not in mapping.swap_entries:
+            if not make:
+                return None
             page = mapping.vm.zone.alloc_zeroed()
             if not filemap_add_folio(mapping, page, index):
                 put_page(page)
@@ -46,9 +57,9 @@ def shmem_read(file: File, index: int) -> str:
     mapping = file.inode.mapping
     if index >= file.inode.size:
         return ""
-    if index not in mapping.pages and index not in mapping.swap_entries:
+    page = _find_or_make(mapping, index, make=False)
+    if page is None:
         return ZEROS
-    page = shmem_get_folio(mapping, index)
     _refuse_bad(mapping, page)
     folio_unlock(page)
     data = mapping.vm.kernel_reads(page)

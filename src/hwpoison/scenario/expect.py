@@ -25,9 +25,8 @@ def differences(scenario: Scenario, outcome: Outcome) -> list[str]:
         found += _compare(step, seen, outcome.kernel, scenario.origin, strict=strict)
     for stray in outcome.observations:
         if not 1 <= stray.step <= len(scenario.steps):
-            found.append(
-                f"{scenario.name}: seen at step {stray.step}, which the scenario does not have: {stray.text()}"
-            )
+            where = f"{scenario.name}: seen at step {stray.step}, which the scenario does not have"
+            found.append(f"{where}: {stray.text()}")
     return found + _unexpected_breaks(scenario, outcome)
 
 

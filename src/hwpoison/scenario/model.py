@@ -19,17 +19,19 @@ from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.profiles import NEWEST, Profile
 from hwpoison.mm import gup, memory, slab, truncate, vmscan, writeback
 from hwpoison.mm.filemap import Buffers
-from hwpoison.mm.inode import FILE_SYSTEMS, File, Inode, SysError
+from hwpoison.mm.inode import FILE_SYSTEMS, AddressSpace, File, Inode, SysError
 from hwpoison.mm.locks import Chooser, KernelBug
 from hwpoison.mm.machine import Machine, Panic
-from hwpoison.mm.mmap import Vma, do_mmap, insert_page, mlock, munmap
+from hwpoison.mm.mlock import mlock
+from hwpoison.mm.mmap import Vma, do_mmap, insert_page, munmap
 from hwpoison.mm.page import Page, get_page, put_page
 from hwpoison.mm.page_alloc import OutOfMemory
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.task import Signalled, Task
 
+from .census import Census
 from .load import Scenario
-from .promises import Census, broken_promises, forgotten_victims
+from .promises import at_once, broken_promises
 from .steps import Step
 from .views import counters_view, disk_view, entry_view, page_view
 
@@ -80,7 +82,7 @@ class Model:
         self.frames: dict[str, int] = {}
         self.holds: dict[str, tuple[Page, bool]] = {}  # name → (page, is it a pin)
         self.censuses: list[Census] = []
-        self.forgotten: list[Broken] = []
+        self.broken_at_once: list[Broken] = []
         self.seen: list[Observation] = []
         self.step_number = 0
         self.signals_seen: dict[str, int] = {}
@@ -123,7 +125,7 @@ class Model:
             return (Broken(6, stopped),)
         if panicked:
             return ()
-        return (*self.forgotten, *broken_promises(self.vm, self.failure, self.censuses))
+        return (*self.broken_at_once, *broken_promises(self.vm, self.failure, self.censuses))
 
     def _do(self, step: Step) -> None:
         method: Callable[[Step], None] = getattr(self, f"do_{step.verb}")
@@ -139,7 +141,7 @@ class Model:
         self.vm.paths.finish()
         self.failure.run_queue()
         for census in self.censuses[censuses:]:
-            self.forgotten += forgotten_victims(self.vm, self.failure, census)
+            self.broken_at_once += at_once(self.vm, self.failure, census)
         for event in self.failure.events[events:]:
             self.see("verdict", "", type=event.type.log, result=event.result.text)
         self.vm.deliver_signals()
@@ -241,6 +243,15 @@ class Model:
             return self.vm.swap.cache[slot].pfn
         raise WrongUse(f"{self.where(step)}: {task.comm} has no page there; touch it first")
 
+    def page(self, step: Step) -> Page:
+        """The page of that frame; WrongUse if there is none behind it."""
+        return self._struct_page(step, self.pfn(step), step.subject)
+
+    def _struct_page(self, step: Step, pfn: int, name: str) -> Page:
+        if not self.vm.zone.online(pfn):
+            raise WrongUse(f"{self.where(step)}: {name} has no struct page; name another frame")
+        return self.vm.zone.page(pfn)
+
     # Tasks.
 
     def do_task(self, step: Step) -> None:
@@ -314,7 +325,9 @@ class Model:
         self.see("call", step.subject, data=data)
 
     def do_write(self, step: Step) -> None:
-        self.vm.write(self.open_file(step, step.subject), step.page, step.args["data"])
+        file = self.open_file(step, step.subject)
+        self.vm.write(file, step.page, step.args["data"])
+        self._rewritten(file.inode.mapping, step.page, step.page + 1)
         self.see("call", step.subject, data="ok")
 
     def do_fsync(self, step: Step) -> None:
@@ -322,18 +335,29 @@ class Model:
         self.see("call", step.subject, data="ok")
 
     def do_truncate(self, step: Step) -> None:
-        truncate.truncate(self.inode(step), step.number("pages"))
+        inode = self.inode(step)
+        old = inode.size
+        truncate.truncate(inode, step.number("pages"))
+        self._rewritten(inode.mapping, inode.size, old)
         self.see("call", step.subject, data="ok")
 
     def do_punch(self, step: Step) -> None:
-        truncate.punch_hole(self.inode(step), step.page, step.page + step.number("pages"))
+        inode, end = self.inode(step), step.page + step.number("pages")
+        truncate.punch_hole(inode, step.page, end)
+        self._rewritten(inode.mapping, step.page, end)
         self.see("call", step.subject, data="ok")
+
+    def _rewritten(self, mapping: AddressSpace | None, first: int, end: int) -> None:
+        """These pages of a file have other contents now: an earlier error's cost is not seen there."""
+        for census in self.censuses:
+            if mapping is not None and census.mapping is mapping and first <= census.index < end:
+                census.rewritten = True
 
     def do_drop(self, step: Step) -> None:
         truncate.invalidate_mapping_pages(self.inode(step).mapping)
 
     def do_busy(self, step: Step) -> None:
-        page = self.vm.zone.page(self.pfn(step))
+        page = self.page(step)
         if not isinstance(page.private, Buffers):
             raise WrongUse(
                 f"{self.where(step)}: the page has no buffers; write it on a file system with them"
@@ -354,6 +378,9 @@ class Model:
     def do_map(self, step: Step) -> None:
         task = self.task(step, step.args["task"])
         name = step.get("file")
+        frame = step.get("frame")
+        if name is not None and frame is not None:
+            raise WrongUse(f"{self.where(step)}: both file={name} and frame={frame} are given; choose one")
         pages = step.number("pages")
         vma = do_mmap(
             task.alive_mm(),
@@ -362,11 +389,11 @@ class Model:
             pgoff=step.number("first"),
             shared=step.args["shared"] == "yes",
         )
-        frame = step.get("frame")
         if frame is not None:
             pfn = self.look_up(step, "frame", self.frames, frame)
-            self.vm.held.add(pfn)  # the driver's own reference
-            insert_page(vma, vma.start, self.vm.zone.page(pfn))
+            page = self._struct_page(step, pfn, frame)
+            self.vm.held.add(page.pfn)  # the driver's own reference
+            insert_page(vma, vma.start, page)
         self.areas[self.new_name(step, step.subject)] = Area(step.subject, vma.start, pages, task)
 
     def do_unmap(self, step: Step) -> None:
@@ -380,6 +407,10 @@ class Model:
     def do_store(self, step: Step) -> None:
         task, vpn = self.address(step)
         memory.store(task, vpn, step.args["data"])
+        vma = task.alive_mm().find_vma(vpn)
+        if vma is not None and vma.shared:
+            index = vma.index_of(vpn)
+            self._rewritten(vma.mapping, index, index + 1)
         self.see("call", task.comm, data="ok")
 
     def do_lock(self, step: Step) -> None:
@@ -391,7 +422,7 @@ class Model:
         mlock(task.alive_mm(), vma, on=False)
 
     def do_swapout(self, step: Step) -> None:
-        page = self.vm.zone.page(self.pfn(step))
+        page = self.page(step)
         vmscan.reclaim_folio(page, drop=step.args["keep"] == "no")
 
     def do_swapoff(self, step: Step) -> None:
@@ -403,7 +434,7 @@ class Model:
         self.holds[name] = (gup.pin_user_page(task, vpn), True)
 
     def do_hold(self, step: Step) -> None:
-        page = self.vm.zone.page(self.pfn(step))
+        page = self.page(step)
         get_page(page)
         self.vm.held.add(page.pfn)
         self.holds[self.new_name(step, step.args["as"])] = (page, False)
@@ -432,7 +463,7 @@ class Model:
         elif kind == "reserved":
             self.frames[name] = zone.reserved - 1
         elif kind == "pagetable":
-            task = self.vm.new_task(name)
+            task = self.tasks[name] = self.vm.new_task(name)
             self.frames[name] = task.alive_mm().pte_alloc(0).page.pfn
         else:
             self.frames[name] = slab.kernel_page(self.vm, kind).pfn
@@ -475,9 +506,9 @@ class Model:
         self.see("return", step.subject, code=errno_name(returned))
 
     def do_break(self, step: Step) -> None:
-        pfn = self.pfn(step)
-        self._census(pfn)
-        self.vm.strike(pfn, hardware=True)
+        page = self.page(step)
+        self._census(page.pfn)
+        self.vm.strike(page.pfn, hardware=True)
 
     def _census(self, pfn: int) -> None:
         if self.vm.zone.online(pfn):

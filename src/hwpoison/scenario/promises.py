@@ -1,15 +1,12 @@
 """The six promises, checked after every run (docs/scope.md tells them in full).
 
-A *census* is taken of a frame at the moment its memory goes bad: what it held, where else that can be
-found, who uses it. After the run the census is compared with what the handler said and with what
-everybody would see now. All of this looks at the machine from outside, by other means than the
-handler's, so that it can contradict the handler.
+Each frame that went bad has a census (census.py). Some promises are judged when the handler returns
+(``at_once``), the others when the run is over and the machine quiet, by what everybody would see now.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.records import Broken
@@ -17,145 +14,50 @@ from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import PAGE_SHIFT, PF_MCE_EARLY, PF_MCE_PROCESS, SiCode, Signal
 from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.handler import MemoryFailure
-from hwpoison.mm.check import page_users
-from hwpoison.mm.inode import AddressSpace, File
+from hwpoison.mm.check import known_references, page_users
+from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.machine import Machine
-from hwpoison.mm.mmap import Mm
 from hwpoison.mm.page import ZEROS, Page
-from hwpoison.mm.pte import Entry, PoisonPte, Pte, SwapErrorPte, SwapPte
-from hwpoison.mm.task import Task
+from hwpoison.mm.page_alloc import MAGIC_HWPOISON
+from hwpoison.mm.pte import PoisonPte, Pte, SwapErrorPte, SwapPte
 
-MCEERR = (SiCode.BUS_MCEERR_AR, SiCode.BUS_MCEERR_AO)
+from .census import MCEERR, Census, User, last_event
 
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """Somebody who maps a page, or (``mapped`` False) would by touching it."""
-
-    mm: Mm
-    vpn: int
-    tasks: tuple[Task, ...]
-    mapped: bool
-
-    @property
-    def gone(self) -> bool:
-        """Ended, or gave the address up."""
-        return all(task.exited or task.mm is not self.mm for task in self.tasks) or (
-            self.mm.find_vma(self.vpn) is None
-        )
-
-    def name(self) -> str:
-        return f"{self.tasks[0]} at {self.vpn << PAGE_SHIFT:#x}"
+KERNELS_OWN = pg.SLAB | pg.PGTABLE | pg.RESERVED | pg.OFFLINE
+GONE_BEFORE = (PageType.TRUNCATED_LRU, PageType.UNMAP_FAILED)
+"""Ignored although something was tried, or had happened already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Census:
-    """A frame as it was when it went bad. ``last_copy``: its contents exist nowhere else."""
-
-    pfn: int
-    content: str
-    last_copy: bool
-    users: tuple[User, ...]
-    mapping: AddressSpace | None
-    index: int
-    block: str | None  # what the disk had of a page of a file
-    dirty: bool  # the handler could know that it was newer than any copy
-    unwritten: bool  # clean by its flags, and yet the disk has something else
-    files: tuple[tuple[File, int], ...]  # open files of a disk file, with their error cursors
-    signals: dict[int, int]  # task pid → how many signals it had received
-    already: bool  # it was bad before
-
-    @classmethod
-    def take(cls, vm: Machine, pfn: int) -> Census:
-        page = vm.zone.page(pfn)
-        mapping = page.mapping if isinstance(page.mapping, AddressSpace) else None
-        on_disk = mapping is not None and mapping.can_writeback
-        block = mapping.host.blocks.get(page.index, ZEROS) if mapping is not None and on_disk else None
-        changing = page.flags & (pg.DIRTY | pg.WRITEBACK) or _dirty_in_page_tables(vm, page)
-        return cls(
-            pfn=pfn,
-            content=page.content,
-            last_copy=_is_last_copy(vm, page),
-            users=tuple(_users(vm, page)),
-            mapping=mapping,
-            index=page.index,
-            block=block,
-            dirty=bool(changing),
-            unwritten=on_disk and block != page.content and not changing,
-            files=tuple((f, f.wb_err) for f in mapping.host.files) if mapping is not None and on_disk else (),
-            signals={t.pid: len(t.received) for leader in vm.tasks.values() for t in leader.threads},
-            already=bool(page.flags & pg.HWPOISON),
-        )
-
-    def loss(self, failure: MemoryFailure) -> str | None:
-        """What this error cost in data, as far as the handler has dealt with it; None: nothing."""
-        if not self.last_copy or self.already or _verdict(failure, self.pfn) in (None, MfResult.IGNORED):
-            return None
-        if self.mapping is not None:
-            return f"page {self.index} of the {self.mapping.host}: {self.content!r}"
-        owners = ", ".join(sorted({str(user.tasks[0]) for user in self.users})) or "nobody"
-        return f"anonymous memory of {owners}: {self.content!r}"
+def at_once(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
+    """What must be true when the handler returns."""
+    event = last_event(failure, census.pfn)
+    if event is None or census.already:
+        return
+    if event.result is MfResult.IGNORED and event.type not in GONE_BEFORE:
+        yield from _left_alone(vm, census)
+    else:
+        yield from _forgotten_victims(vm, census)
 
 
-def _is_last_copy(vm: Machine, page: Page) -> bool:
-    mapping = page.mapping
-    if page.flags & pg.SWAPCACHE and isinstance(page.private, int):
-        return vm.swap.contents.get(page.private) != page.content
-    if isinstance(mapping, AddressSpace):
-        on_disk = mapping.host.blocks.get(page.index, ZEROS) if mapping.can_writeback else None
-        return on_disk != page.content
-    return page.anon
+def _left_alone(vm: Machine, census: Census) -> Iterator[Broken]:
+    """4. Ignored: nothing was done."""
+    page = vm.zone.page(census.pfn)
+    for user in census.users:
+        entry = user.mm.entry(user.vpn)
+        if user.mapped and not (isinstance(entry, Pte) and entry.page is page):
+            yield Broken(4, f"{page} is called Ignored, but was taken away from {user.name()}")
+    mapping = None if census.in_swap_cache else census.mapping
+    if mapping is not None and mapping.pages.get(census.index) is not page:
+        yield Broken(4, f"{page} is called Ignored, but was removed from the {mapping.host}")
 
 
-def _dirty_in_page_tables(vm: Machine, page: Page) -> bool:
-    memories = {id(t.mm): t.mm for t in vm.tasks.values() if t.mm is not None}.values()
-    entries = (entry for mm in memories for table in mm.tables.values() for entry in table.entries.values())
-    return any(isinstance(entry, Pte) and entry.page is page and entry.dirty for entry in entries)
-
-
-def _users(vm: Machine, page: Page) -> Iterator[User]:
-    """Everybody who maps the page, has a swap entry for it, or has an area over it and nothing there yet."""
-    for mm in {id(t.mm): t.mm for t in vm.tasks.values() if t.mm is not None}.values():
-        tasks = tuple(thread for leader in mm.users for thread in leader.threads)
-        for vma in mm.vmas:
-            for vpn, table in mm.populated(vma.start, vma.end):
-                entry = table.entries[vpn]
-                if _refers(vm, entry, page):
-                    yield User(mm, vpn, tasks, isinstance(entry, Pte))
-            covered = page.index - vma.pgoff + vma.start
-            over = page.mapping is not None and vma.mapping is page.mapping and vma.start <= covered < vma.end
-            if over and mm.entry(covered) is None:
-                yield User(mm, covered, tasks, False)
-
-
-def _refers(vm: Machine, entry: Entry, page: Page) -> bool:
-    if isinstance(entry, Pte):
-        return entry.page is page
-    return isinstance(entry, SwapPte) and vm.swap.cache.get(entry.entry) is page
-
-
-def broken_promises(vm: Machine, failure: MemoryFailure, censuses: list[Census]) -> Iterator[Broken]:
-    """Everything that this quiet machine did not keep."""
-    yield from _contained(vm, failure)
-    for number, census in enumerate(censuses):
-        if not census.already:
-            later = censuses[number + 1].signals if number + 1 < len(censuses) else {}
-            yield from _told(vm, failure, census)
-            yield from _innocent(vm, failure, census, later)
-            yield from _truthful(vm, failure, census)
-    for text in vm.check():
-        yield Broken(5, text)
-
-
-def forgotten_victims(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
-    """Who asked to be told early of a loss, and was not when the handler returned (promise 2)."""
-    mapped = any(user.mapped for user in census.users)
-    lost = census.last_copy and census.dirty and mapped and not census.already
-    if not lost or _verdict(failure, census.pfn) in (None, MfResult.IGNORED):
+def _forgotten_victims(vm: Machine, census: Census) -> Iterator[Broken]:
+    """2. Who asked to be told early of a loss has been told."""
+    if not (census.last_copy and census.dirty and any(user.mapped for user in census.users)):
         return
     for user in census.users:
         wanted = user.mapped or census.mapping is not None
-        if wanted and _asked_early(vm, user) and not user.gone and not _was_signalled(user, census):
+        if wanted and _asked_early(vm, user) and not user.gone and not census.told(user):
             yield broke("forgotten-victim", f"{user.name()} asked to be told early and was not")
 
 
@@ -169,57 +71,66 @@ def _asked_early(vm: Machine, user: User) -> bool:
     return False
 
 
+def broken_promises(vm: Machine, failure: MemoryFailure, censuses: list[Census]) -> Iterator[Broken]:
+    """Everything that this machine, now quiet, did not keep."""
+    yield from _contained(vm, failure)
+    for number, census in enumerate(censuses):
+        if not census.already:
+            later = censuses[number + 1].signals if number + 1 < len(censuses) else {}
+            yield from _told(vm, failure, census)
+            yield from _innocent(vm, failure, census, later)
+            yield from _truthful(vm, failure, census)
+    for text in [*vm.check(), *_handler_books(vm, failure)]:
+        yield Broken(5, text)
+
+
 def broke(deviation: str, text: str) -> Broken:
     return Broken(DEVIATIONS[deviation].promise, text, deviation)
 
 
-def _verdict(failure: MemoryFailure, pfn: int) -> MfResult | None:
-    """The last verdict about a frame that says something new."""
-    results = [e.result for e in failure.events if e.pfn == pfn and e.type is not PageType.ALREADY_POISONED]
-    return results[-1] if results else None
+def _result(failure: MemoryFailure, pfn: int) -> MfResult | None:
+    event = last_event(failure, pfn)
+    return event.result if event is not None else None
 
 
 def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
     """1. No bad frame is handed out again, mapped anew, or read without a machine check."""
     free = set(vm.zone.free_pfns())
     for page in vm.zone.pages.values():
-        if not page.flags & pg.HWPOISON:
+        event = last_event(failure, page.pfn)
+        if not page.flags & pg.HWPOISON or event is None:
             continue
-        if page.pfn in free and _verdict(failure, page.pfn) not in (None, MfResult.IGNORED, MfResult.FAILED):
+        settled = event.result in (MfResult.RECOVERED, MfResult.DELAYED)
+        if page.pfn in free and settled:
             yield Broken(1, f"the bad {page} is in the free lists")
-        if page.mapped and _verdict(failure, page.pfn) in (MfResult.RECOVERED, MfResult.DELAYED):
+        if page.mapped and settled:
             yield Broken(1, f"the bad {page} is mapped at {page_users(vm, page)}")
-    for text in vm.exposures:
-        if text.startswith("a device"):
-            yield broke("device-reads-on", text)
+        if event.type is PageType.BUDDY and settled and page.private != MAGIC_HWPOISON:
+            yield Broken(1, f"the bad {page} was given up by the allocator, and is in use again")
+    for exposure in vm.exposures:
+        if exposure.device:
+            yield broke("device-reads-on", exposure.text)
+        elif exposure.hardware:
+            yield Broken(1, f"{exposure.text}, without a machine check")
 
 
 def _told(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
     """2. Data is lost only with its last copy, and then everyone who could rely on it is told."""
-    if _verdict(failure, census.pfn) in (None, MfResult.IGNORED):
+    if _result(failure, census.pfn) in (None, MfResult.IGNORED):
         return  # nothing was done, and nothing promised
-    shown = _file_shows(census)
+    shown = census.file_shows()
     if census.unwritten:
-        if shown not in (None, census.content):
+        if shown not in (None, census.content) and not census.rewritten:
             yield broke("unwritten-clean", f"{census.content!r} was dropped as clean, {shown!r} is found now")
         return
     for user in census.users:
-        if user.gone or _was_signalled(user, census):
+        if user.gone or census.told(user):
             continue
         wrong = _what_it_meets(vm, user, census)
         if wrong is not None:
             yield wrong
-    if census.last_copy and census.mapping is not None and shown != census.content:
-        yield from _file_told(census, shown)
-
-
-def _was_signalled(user: User, census: Census) -> bool:
-    """Did somebody there get a signal about this address since, or one that ends everything?"""
-    return any(
-        info.signal is Signal.SIGKILL or (info.code in MCEERR and info.address == user.vpn << PAGE_SHIFT)
-        for task in user.tasks
-        for info in [*task.received[census.signals.get(task.pid, 0) :], *task.pending]
-    )
+    if census.mapping is not None and not census.rewritten and shown != census.content:
+        yield from _file_told(census, census.mapping, shown)
 
 
 def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
@@ -231,71 +142,45 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
         return broke("swapin-error-unnamed", f"{user.name()} will get a SIGBUS that names no memory error")
     if isinstance(entry, SwapPte):
         cached = vm.swap.cache.get(entry.entry)
-        stopped = cached is not None and cached.flags & pg.HWPOISON
-        content = vm.swap.contents.get(entry.entry)
-        if stopped or content == census.content or not census.last_copy:
+        content = vm.swap.contents.get(entry.entry) if cached is None else cached.content
+        if content == census.content or (cached is not None and cached.flags & pg.HWPOISON):
             return None
         return Broken(2, f"{user.name()} will read {content!r} from swap instead of {census.content!r}")
     if isinstance(entry, Pte):
         if entry.page.pfn == census.pfn or entry.page.anon:
             return None  # still mapped: promise 4 judges that; or he has made a page of his own since
         found: str | None = entry.page.content
-    elif census.mapping is None:
-        found = ZEROS
     else:
-        found = _file_shows(census)
-    if found in (None, census.content):
-        return None
-    if not census.last_copy:
-        if _changed_since(census):
-            return None
-        return Broken(2, f"{user.name()} would see {found!r}, {census.content!r} exists elsewhere")
-    if _reported(census):
+        found = ZEROS if census.mapping is None else census.file_shows()
+    if found in (None, census.content) or census.rewritten or _reported(census):
         return None
     return Broken(2, f"{user.name()} would see {found!r} instead of {census.content!r} and was not told")
 
 
-def _changed_since(census: Census) -> bool:
-    """The file got new contents after the error: whoever reads them reads right."""
-    return census.mapping is not None and _file_shows(census) not in (census.content, None)
-
-
-def _file_shows(census: Census) -> str | None:
-    """What a read of the file gives now; None: an error, or a page that stops the reader."""
-    mapping = census.mapping
-    if mapping is None:
-        return None
-    page = mapping.pages.get(census.index)
-    if page is not None:
-        return None if page.flags & pg.HWPOISON else page.content
-    if census.index in mapping.swap_entries:
-        return mapping.vm.swap.contents.get(mapping.swap_entries[census.index])
-    if not mapping.can_writeback:
-        return ZEROS
-    return mapping.host.blocks.get(census.index, ZEROS)
-
-
 def _reported(census: Census) -> bool:
-    """Does every open file get an error from fsync, or has it had one?"""
+    """Does every open file of a file on a disk get an error from fsync, or has it had one?"""
     mapping = census.mapping
-    return (
-        mapping is not None
-        and bool(census.files)
-        and all(mapping.wb_err.check(cursor) for _file, cursor in census.files)
-    )
+    if mapping is None or not mapping.can_writeback or not census.files:
+        return False
+    return all(mapping.wb_err.check(cursor) for _file, cursor in census.files)
 
 
-def _file_told(census: Census, shown: str | None) -> Iterator[Broken]:
-    """Every open file of a file on a disk gets an error; and does a read give the contents of before?"""
-    mapping = census.mapping
-    if mapping is None or not census.files:
+def _file_told(census: Census, mapping: AddressSpace, shown: str | None) -> Iterator[Broken]:
+    """Every open file gets an error: from fsync, or where there is no disk from read(2) itself."""
+    name = mapping.host.name
+    if not census.last_copy:
+        if shown is not None:
+            yield Broken(2, f"{name} has {shown!r} now, {census.content!r} existed elsewhere")
+        return
+    if not mapping.can_writeback:
+        if shown is not None and census.index < mapping.host.size:
+            yield Broken(2, f"read(2) of {name} gives {shown!r} instead of {census.content!r}")
         return
     for file, cursor in census.files:
         if not mapping.wb_err.check(cursor):
             yield Broken(2, f"{file} will not hear that {census.content!r} was lost")
-    if shown == census.block and census.index < mapping.host.size:
-        text = f"read(2) of {mapping.host.name} gives {shown!r} instead of {census.content!r}"
-        yield broke("stale-read", text)
+    if census.files and shown == census.block and census.index < mapping.host.size:
+        yield broke("stale-read", f"read(2) of {name} gives {shown!r} instead of {census.content!r}")
 
 
 def _innocent(vm: Machine, failure: MemoryFailure, census: Census, later: dict[int, int]) -> Iterator[Broken]:
@@ -303,12 +188,14 @@ def _innocent(vm: Machine, failure: MemoryFailure, census: Census, later: dict[i
 
     ``later``: how many signals each task had received when the next error struck; those are not ours.
     """
-    if _verdict(failure, census.pfn) is not MfResult.RECOVERED:
-        return
+    result = _result(failure, census.pfn)
     uses = {(task.pid, user.vpn) for user in census.users for task in user.tasks}
+    users = {pid for pid, _vpn in uses}
     for task in (thread for leader in vm.tasks.values() for thread in leader.threads):
         for info in task.received[census.signals.get(task.pid, 0) : later.get(task.pid)]:
-            if info.code not in MCEERR or info.address is None:
+            if info.signal is Signal.SIGKILL and task.pid not in users:
+                yield Broken(3, f"{task} was killed but did not use {census.pfn:#x}")
+            if info.code not in MCEERR or info.address is None or result is not MfResult.RECOVERED:
                 continue
             used = (task.pid, info.address >> PAGE_SHIFT) in uses
             if used and not census.last_copy:
@@ -319,15 +206,50 @@ def _innocent(vm: Machine, failure: MemoryFailure, census: Census, later: dict[i
 
 def _truthful(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
     """4. The verdict is true."""
-    verdict = _verdict(failure, census.pfn)
+    result = _result(failure, census.pfn)
     page = vm.zone.page(census.pfn)
     if not page.flags & pg.HWPOISON:
         return
-    if verdict is MfResult.RECOVERED and (page.maybe_dma_pinned or page.pfn in vm.held):
-        text = f"{page} is called Recovered, but somebody holds a reference to it"
+    if result is MfResult.RECOVERED:
+        yield from _recovered(vm, census, page)
+    if result is MfResult.DELAYED and vm.swap.cache.get(_slot(page)) is not page:
+        waiting = [user for user in census.users if not user.gone]
+        if not census.users or any(isinstance(user.mm.entry(user.vpn), SwapPte) for user in waiting):
+            yield Broken(4, f"{page} is called Delayed, but nobody will be stopped at it")
+
+
+def _recovered(vm: Machine, census: Census, page: Page) -> Iterator[Broken]:
+    """Nothing can reach the page any more."""
+    called = f"{page} is called Recovered, but"
+    if page.maybe_dma_pinned or page.pfn in vm.held:
+        text = f"{called} somebody holds a reference to it"
         yield broke("pinned-anonymous", text) if census.mapping is None else Broken(4, text)
-    slot = page.private if isinstance(page.private, int) else 0
-    if verdict is MfResult.DELAYED and vm.swap.cache.get(slot) is not page:
-        for user in census.users:
-            if not user.gone and isinstance(user.mm.entry(user.vpn), SwapPte):
-                yield Broken(4, f"{page} is called Delayed, but {user.name()} will not be stopped")
+    mapping = page.mapping
+    cached = isinstance(mapping, AddressSpace) and mapping.pages.get(page.index) is page
+    if isinstance(mapping, AddressSpace) and cached and mapping.fs.error_remove != "keep":
+        yield Broken(4, f"{called} it is still page {page.index} of the {mapping.host}")
+    if page.flags & pg.SWAPCACHE:
+        yield Broken(4, f"{called} it is still in the swap cache")
+    if page.flags & KERNELS_OWN:
+        yield Broken(4, f"{called} the kernel itself uses it")
+
+
+def _slot(page: Page) -> int:
+    return page.private if isinstance(page.private, int) else 0
+
+
+def _handler_books(vm: Machine, failure: MemoryFailure) -> Iterator[str]:
+    """What the handler keeps: one reference to each page it took, for ever; and its counters."""
+    known = known_references(vm)
+    for page in vm.zone.pages.values():
+        event = last_event(failure, page.pfn)
+        taken = event is not None and (event.row is not None or event.type in (PageType.BUDDY, *GONE_BEFORE))
+        others = page.maybe_dma_pinned or page.pfn in vm.held or page.flags & pg.RESERVED
+        if taken and page.flags & pg.HWPOISON and not others and page.refcount != known[page.pfn] + 1:
+            yield f"{page} has refcount {page.refcount}; users hold {known[page.pfn]}, the handler 1"
+    said = [e for e in failure.events if e.type not in (PageType.ALREADY_POISONED, PageType.PFN_MAP)]
+    if vm.counters.poisoned != len(said):
+        yield f"HardwareCorrupted is {vm.counters.poisoned} pages after {len(said)} new verdicts"
+    counted = sum(vm.counters.results.values())
+    if failure.profile.node_counters and counted != len(said):
+        yield f"the node counts {counted} results after {len(said)} new verdicts"

@@ -217,6 +217,7 @@ class Step:
     args: dict[str, str] = field(default_factory=dict)
     line: int = 0
     expects: tuple[Expectation, ...] = ()
+    written: str = ""
 
     def number(self, name: str) -> int:
         return int(self.args[name])
@@ -225,7 +226,9 @@ class Step:
         return self.args.get(name)
 
     def text(self) -> str:
-        """The line again, defaults left out."""
+        """The line as it was written, or as it could be: defaults left out."""
+        if self.written:
+            return self.written
         verb = VERBS[self.verb]
         defaults = {parameter.name: parameter.default for parameter in verb.parameters}
         words = [self.verb, f"{self.subject}:{self.page}" if verb.page else self.subject]
@@ -251,7 +254,7 @@ def parse_step(line: str, number: int = 0) -> Step:
     if len(words) < 2 or "=" in words[1]:
         raise StepError(f"{words[0]!r} needs a subject; expected: {verb.usage()}")
     subject, page = _subject(verb, words[1])
-    return Step(verb.name, subject, page, _arguments(verb, words[2:]), number)
+    return Step(verb.name, subject, page, _arguments(verb, words[2:]), number, written=line)
 
 
 def _words(line: str) -> list[str]:

@@ -1,0 +1,43 @@
+"""Locking areas in memory (mm/mlock.c); the pages' own marks and counts are kept in lru.py."""
+
+from __future__ import annotations
+
+from hwpoison.abi.signals import Errno
+
+from .gup import get_user_page
+from .inode import SysError
+from .mmap import Mm, Vma
+from .page import put_page
+from .pte import Pte
+
+
+def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
+    """mlock(2) or munlock(2) of an area: its pages are brought in and marked.
+
+    A page that cannot be brought in, as one that was lost, is ENOMEM; the area stays locked.
+    """
+    with mm.mmap_lock.write():
+        if vma.locked == on:
+            return
+        vma.locked = on
+        for vpn, table in mm.populated(vma.start, vma.end):
+            with table.lock:
+                entry = table.entries.get(vpn)
+                if isinstance(entry, Pte) and entry.page is not mm.vm.zero_page:
+                    if on:
+                        mm.vm.lru.mlock_folio(entry.page)
+                    else:
+                        mm.vm.lru.munlock_folio(entry.page)
+    mm.vm.lru.add_drain_all()
+    if on:
+        populate(mm, vma)
+
+
+def populate(mm: Mm, vma: Vma) -> None:
+    """__mm_populate(): touch every page; private writable ones as by a store, so that they are their own."""
+    write = vma.writable and not vma.shared
+    for vpn in range(vma.start, vma.end):
+        try:
+            put_page(get_user_page(mm.users[0], vpn, write=write))
+        except SysError as error:
+            raise SysError(Errno.ENOMEM, f"cannot lock {vma}: {error}") from None

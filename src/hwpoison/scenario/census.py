@@ -1,0 +1,167 @@
+"""A frame at the moment its memory goes bad: what it held, where else that can be found, who uses it.
+
+Taken by looking at the machine from outside, by other means than the handler's, so that the promises
+can contradict the handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.results import MfResult, PageType
+from hwpoison.abi.signals import PAGE_SHIFT, SiCode, SigInfo, Signal
+from hwpoison.failure.handler import Event, MemoryFailure
+from hwpoison.mm.inode import AddressSpace, File
+from hwpoison.mm.machine import Machine
+from hwpoison.mm.mmap import Mm
+from hwpoison.mm.page import ZEROS, Page
+from hwpoison.mm.pte import Entry, Pte, SwapPte
+from hwpoison.mm.task import Task
+
+MCEERR = (SiCode.BUS_MCEERR_AR, SiCode.BUS_MCEERR_AO)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Somebody who maps a page, or (``mapped`` False) would by touching it."""
+
+    mm: Mm
+    vpn: int
+    tasks: tuple[Task, ...]
+    mapped: bool
+
+    @property
+    def gone(self) -> bool:
+        """Ended, or gave the address up."""
+        return all(task.exited or task.mm is not self.mm for task in self.tasks) or (
+            self.mm.find_vma(self.vpn) is None
+        )
+
+    def name(self) -> str:
+        return f"{self.tasks[0]} at {self.vpn << PAGE_SHIFT:#x}"
+
+
+@dataclass(slots=True)
+class Census:
+    """A frame as it was when it went bad. ``last_copy``: its contents exist nowhere else."""
+
+    pfn: int
+    content: str
+    last_copy: bool
+    users: tuple[User, ...]
+    mapping: AddressSpace | None
+    index: int
+    block: str | None  # what the disk had of a page of a file
+    dirty: bool  # the handler could know that it was newer than any copy
+    unwritten: bool  # clean by its flags, and yet the disk has something else
+    files: tuple[tuple[File, int], ...]  # open files of a disk file, with their error cursors
+    signals: dict[int, int]  # task pid → how many signals it had received
+    already: bool  # it was bad before
+    in_swap_cache: bool
+    rewritten: bool = False  # since then the file got other contents here, or none
+
+    @classmethod
+    def take(cls, vm: Machine, pfn: int) -> Census:
+        page = vm.zone.page(pfn)
+        mapping = page.mapping if isinstance(page.mapping, AddressSpace) else None
+        on_disk = mapping is not None and mapping.can_writeback
+        block = mapping.host.blocks.get(page.index, ZEROS) if mapping is not None and on_disk else None
+        changing = page.flags & (pg.DIRTY | pg.WRITEBACK) or _dirty_in_page_tables(vm, page)
+        return cls(
+            pfn=pfn,
+            content=page.content,
+            last_copy=_is_last_copy(vm, page),
+            users=tuple(_users(vm, page)),
+            mapping=mapping,
+            index=page.index,
+            block=block,
+            dirty=bool(changing),
+            unwritten=on_disk and block != page.content and not changing,
+            files=tuple((f, f.wb_err) for f in mapping.host.files) if mapping is not None else (),
+            signals={t.pid: len(t.received) for leader in vm.tasks.values() for t in leader.threads},
+            already=bool(page.flags & pg.HWPOISON),
+            in_swap_cache=bool(page.flags & pg.SWAPCACHE),
+        )
+
+    def loss(self, failure: MemoryFailure) -> str | None:
+        """What this error cost in data, as far as the handler has dealt with it; None: nothing."""
+        event = last_event(failure, self.pfn)
+        if not self.last_copy or self.already or event is None or event.result is MfResult.IGNORED:
+            return None
+        if self.mapping is not None:
+            return f"page {self.index} of the {self.mapping.host}: {self.content!r}"
+        owners = ", ".join(sorted({str(user.tasks[0]) for user in self.users})) or "nobody"
+        return f"anonymous memory of {owners}: {self.content!r}"
+
+    def file_shows(self) -> str | None:
+        """What a read of the file gives now; None: an error, or a page that stops the reader."""
+        mapping = self.mapping
+        if mapping is None:
+            return None
+        page = mapping.pages.get(self.index)
+        if page is not None:
+            return None if page.flags & pg.HWPOISON else page.content
+        if self.index in mapping.swap_entries:
+            slot = mapping.swap_entries[self.index]
+            cached = mapping.vm.swap.cache.get(slot)
+            if cached is not None and cached.flags & pg.HWPOISON:
+                return None
+            return mapping.vm.swap.contents.get(slot)
+        return mapping.host.blocks.get(self.index, ZEROS) if mapping.can_writeback else ZEROS
+
+    def signals_since(self, task: Task) -> list[SigInfo]:
+        """What a task has got since the error, and what waits for it."""
+        return [*task.received[self.signals.get(task.pid, 0) :], *task.pending]
+
+    def told(self, user: User) -> bool:
+        """Did somebody there get a signal about this address, or one that ends everything?"""
+        return any(
+            info.signal is Signal.SIGKILL or (info.code in MCEERR and info.address == user.vpn << PAGE_SHIFT)
+            for task in user.tasks
+            for info in self.signals_since(task)
+        )
+
+
+def last_event(failure: MemoryFailure, pfn: int) -> Event | None:
+    """The last verdict about a frame that says something new."""
+    events = [e for e in failure.events if e.pfn == pfn and e.type is not PageType.ALREADY_POISONED]
+    return events[-1] if events else None
+
+
+def _is_last_copy(vm: Machine, page: Page) -> bool:
+    mapping = page.mapping
+    if page.flags & pg.SWAPCACHE and isinstance(page.private, int):
+        return vm.swap.contents.get(page.private) != page.content
+    if isinstance(mapping, AddressSpace):
+        on_disk = mapping.host.blocks.get(page.index, ZEROS) if mapping.can_writeback else None
+        return on_disk != page.content
+    return page.anon
+
+
+def _dirty_in_page_tables(vm: Machine, page: Page) -> bool:
+    memories = {id(t.mm): t.mm for t in vm.tasks.values() if t.mm is not None}.values()
+    entries = (entry for mm in memories for table in mm.tables.values() for entry in table.entries.values())
+    return any(isinstance(entry, Pte) and entry.page is page and entry.dirty for entry in entries)
+
+
+def _users(vm: Machine, page: Page) -> Iterator[User]:
+    """Everybody who maps the page, has a swap entry for it, or has an area over it and nothing there yet."""
+    for mm in {id(t.mm): t.mm for t in vm.tasks.values() if t.mm is not None}.values():
+        tasks = tuple(thread for leader in mm.users for thread in leader.threads)
+        for vma in mm.vmas:
+            for vpn, table in mm.populated(vma.start, vma.end):
+                entry = table.entries[vpn]
+                if _refers(vm, entry, page):
+                    yield User(mm, vpn, tasks, isinstance(entry, Pte))
+            covered = page.index - vma.pgoff + vma.start
+            over = page.mapping is not None and vma.mapping is page.mapping and vma.start <= covered < vma.end
+            if over and mm.entry(covered) is None:
+                yield User(mm, covered, tasks, False)
+
+
+def _refers(vm: Machine, entry: Entry, page: Page) -> bool:
+    if isinstance(entry, Pte):
+        return entry.page is page
+    return isinstance(entry, SwapPte) and vm.swap.cache.get(entry.entry) is page
