@@ -217,7 +217,7 @@ class Step:
     args: dict[str, str] = field(default_factory=dict)
     line: int = 0
     expects: tuple[Expectation, ...] = ()
-    written: str = ""
+    written: str = field(default="", compare=False)
 
     def number(self, name: str) -> int:
         return int(self.args[name])
