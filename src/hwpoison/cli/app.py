@@ -20,7 +20,7 @@ import typer
 from typer.main import get_command
 
 from hwpoison import __version__
-from hwpoison.abi.problems import DONE, Problem
+from hwpoison.abi.problems import DONE, NOT_POSSIBLE, Problem
 
 COMMANDS = ("simulate", "forecast", "explain")
 FOLDER = Path(__file__).parent
@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The interpreter flushes once more on its way out, and would complain then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
+    except OSError as error:  # a full disk, a terminal that went away: nothing the command could know
+        code = tell(f"cannot go on: {error}", NOT_POSSIBLE)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 

@@ -114,10 +114,10 @@ def _scenario(table: dict[str, object], origin: str, start: int) -> Scenario:
         if not isinstance(table.get(key, ""), str):
             raise wrong(f"{key!r} = {table[key]!r} is not a text")
     numbers = {}
-    for key, default in (("swap", 0), ("frames", 256)):
+    for key, default, least in (("swap", 0, 0), ("frames", 256, 8)):
         value = table.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 1 << 20:
-            raise wrong(f"{key} = {value!r}: expected a number of pages up to {1 << 20}")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1 << 20:
+            raise wrong(f"{key} = {value!r}: expected a number of pages from {least} to {1 << 20}")
         numbers[key] = value
     try:
         breaks = _breaks(table.get("breaks", []))

@@ -1,0 +1,105 @@
+"""A planted page shows what the host's page shows, on a machine whose books balance."""
+
+from __future__ import annotations
+
+import pytest
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.failure.profiles import NEWEST
+from hwpoison.forecast.conditions import VARIANTS
+from hwpoison.forecast.examples import EXAMPLES
+from hwpoison.forecast.kinds import SEVERAL, Kind
+from hwpoison.forecast.plant import NotReproduced, Planted, Situation, User, Wanted, plant, shown, some_users
+from hwpoison.forecast.recipes import RECIPES, recipes_for
+
+LIST = pg.UPTODATE | pg.LRU
+
+
+def planted(kind: Kind, situation: Situation = Situation(), users: tuple[User, ...] | None = None) -> Planted:
+    """The page of the first recipe that can build it."""
+    reasons = []
+    for recipe in recipes_for(kind.flags):
+        try:
+            chosen = some_users(kind.mappers) if users is None else users
+            return plant(recipe, Wanted(kind, chosen, situation, NEWEST.traits))
+        except NotReproduced as reason:
+            reasons.append(str(reason))
+    raise NotReproduced("; ".join(reasons) or "no recipe")
+
+
+def name(kind: Kind) -> str:
+    return f"{'+'.join(pg.names(kind.flags))}-{kind.mappers}"
+
+
+@pytest.mark.parametrize("kind", EXAMPLES, ids=name)
+def test_the_planted_page_shows_what_was_asked_for(kind: Kind) -> None:
+    assert shown(planted(kind)) == kind
+
+
+@pytest.mark.parametrize("kind", EXAMPLES, ids=name)
+def test_the_machine_of_a_plant_balances(kind: Kind) -> None:
+    assert planted(kind).vm.check() == []
+
+
+@pytest.mark.parametrize("kind", EXAMPLES, ids=name)
+def test_what_proc_does_not_show_does_not_show(kind: Kind) -> None:
+    for variant in VARIANTS:
+        try:
+            other = planted(kind, variant.of(Situation()))
+        except NotReproduced:
+            continue
+        assert shown(other) == kind, variant.when
+
+
+def test_every_recipe_is_needed_for_some_example_or_for_a_page_that_shows_nothing() -> None:
+    used = {recipe.what for kind in (*EXAMPLES, Kind(0)) for recipe in recipes_for(kind.flags)}
+    assert used | {"it was read ahead from swap"} == {recipe.what for recipe in RECIPES}
+
+
+def test_users_of_a_memory_page_really_share_it() -> None:
+    page = planted(Kind(LIST | pg.ANON | pg.SWAPBACKED | pg.MMAP, SEVERAL), users=some_users(7))
+    assert page.frame.mapcount == 7
+    assert len({task.pid for task, _vpn, _user in page.users}) == 7
+
+
+def test_a_process_that_maps_a_file_page_twice_is_one_process() -> None:
+    users = (User(4, address=0x1000), User(4, address=0x9000), User(5, populated=False, address=0x1000))
+    page = planted(Kind(LIST | pg.MMAP, SEVERAL), users=users)
+    assert page.frame.mapcount == 2
+    assert len({task.pid for task, _vpn, _user in page.users}) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "last"),
+    [
+        (LIST, False),
+        (LIST | pg.DIRTY, True),
+        (LIST | pg.PRIVATE, False),
+        (pg.LRU | pg.PRIVATE, False),
+        (LIST | pg.SWAPBACKED | pg.DIRTY, True),
+        (LIST | pg.SWAPBACKED | pg.ANON | pg.SWAPCACHE, False),
+        (LIST | pg.SWAPBACKED | pg.ANON | pg.SWAPCACHE | pg.DIRTY, True),
+        (LIST | pg.WRITEBACK, True),
+        (pg.BUDDY, False),
+        (pg.SLAB, False),
+    ],
+)
+def test_it_is_known_whether_the_contents_exist_elsewhere(flags: int, last: bool) -> None:
+    assert planted(Kind(flags)).last_copy is last
+
+
+def test_a_free_page_cannot_be_held() -> None:
+    with pytest.raises(NotReproduced, match="free"):
+        planted(Kind(pg.BUDDY), Situation(held=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Kind(LIST | pg.ANON | pg.SWAPBACKED | pg.MMAP | pg.PRIVATE, 1), "no page of the model has PRIVATE"),
+        (Kind(LIST | pg.MLOCKED | pg.MMAP, 1), "every such page of the model has UNEVICTABLE as well"),
+    ],
+)
+def test_flags_that_never_go_together_are_named(kind: Kind, words: str) -> None:
+    with pytest.raises(NotReproduced, match=words):
+        planted(kind)
