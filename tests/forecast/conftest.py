@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
 
+from hwpoison.abi import pageflags as pg
 from hwpoison.failure.profiles import NEWEST, PROFILES
+from hwpoison.forecast.examples import EXAMPLES
+from hwpoison.forecast.kinds import Kind
 from hwpoison.forecast.oracle import Oracle
+from hwpoison.forecast.plant import NotReproduced, Planted, Situation, User, Wanted, plant, some_users
+from hwpoison.forecast.recipes import recipes_for
 from hwpoison.host.proc import Host
+from hwpoison.mm.machine import Traits
 
 PAGE = 4096
+USUAL = Situation()
 
 
 class MadeHost:
@@ -58,3 +66,47 @@ def newest() -> Oracle:
 def oracle(request: pytest.FixtureRequest) -> Oracle:
     """One kernel's oracle after the other."""
     return Oracle(PROFILES[request.param])
+
+
+class Builder(Protocol):
+    def __call__(
+        self,
+        kind: Kind,
+        situation: Situation = ...,
+        users: tuple[User, ...] | None = ...,
+        traits: Traits = ...,
+    ) -> Planted: ...
+
+
+@pytest.fixture(scope="session")
+def build() -> Builder:
+    """Build the page of a kind by the first recipe that can; raises NotReproduced with all reasons."""
+
+    def planted(
+        kind: Kind,
+        situation: Situation = USUAL,
+        users: tuple[User, ...] | None = None,
+        traits: Traits = NEWEST.traits,
+    ) -> Planted:
+        reasons = []
+        for recipe in recipes_for(kind.flags):
+            try:
+                chosen = some_users(kind.mappers) if users is None else users
+                return plant(recipe, Wanted(kind, chosen, situation, traits))
+            except NotReproduced as reason:
+                reasons.append(str(reason))
+        raise NotReproduced("; ".join(reasons) or "no recipe")
+
+    return planted
+
+
+def name(kind: Kind) -> str:
+    """A kind in the name of a test."""
+    return f"{'+'.join(pg.names(kind.flags)) or 'nothing'}-{kind.mappers}"
+
+
+@pytest.fixture(params=EXAMPLES, ids=name)
+def example(request: pytest.FixtureRequest) -> Kind:
+    """One example after the other."""
+    kind: Kind = request.param
+    return kind

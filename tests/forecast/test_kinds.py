@@ -6,41 +6,34 @@ import pytest
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.records import Verdict
-from hwpoison.failure.profiles import NEWEST, PROFILES
+from hwpoison.failure.profiles import PROFILES, Profile
 from hwpoison.forecast.conditions import difference
-from hwpoison.forecast.examples import EXAMPLES
 from hwpoison.forecast.judge import judge
 from hwpoison.forecast.kinds import OWNED, READ, SEVERAL, UNREAD, Kind, fold, kind_of
-from hwpoison.forecast.plant import NotReproduced, Situation, Wanted, plant, some_users
-from hwpoison.forecast.recipes import recipes_for
+
+from .conftest import Builder
 
 WAITED_FOR = pg.LOCKED  # not a matter of the decision: the handler waits until it is clear
 
 
-def verdict_with(kind: Kind, flags: int, profile: str = NEWEST.name) -> Verdict:
+@pytest.fixture(params=list(PROFILES.values()), ids=list(PROFILES))
+def profile(request: pytest.FixtureRequest) -> Profile:
+    found: Profile = request.param
+    return found
+
+
+def verdict_with(build: Builder, kind: Kind, flags: int, profile: Profile) -> Verdict:
     """The verdict about such a page that has these raw flags as well."""
-    for recipe in recipes_for(kind.flags):
-        try:
-            wanted = Wanted(kind, some_users(kind.mappers), Situation(), PROFILES[profile].traits)
-            planted = plant(recipe, wanted)
-        except NotReproduced:
-            continue
-        planted.frame.flags |= flags
-        return judge(planted, PROFILES[profile])[0]
-    raise AssertionError(f"no recipe for {kind}")
+    planted = build(kind, traits=profile.traits)
+    planted.frame.flags |= flags
+    return judge(planted, profile)[0]
 
 
-def name(kind: Kind) -> str:
-    return f"{'+'.join(pg.names(kind.flags))}-{kind.mappers}"
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("kind", EXAMPLES, ids=name)
-def test_a_bit_that_is_not_read_changes_nothing(kind: Kind, profile: str) -> None:
-    plain = verdict_with(kind, 0, profile)
+def test_a_bit_that_is_not_read_changes_nothing(build: Builder, example: Kind, profile: Profile) -> None:
+    plain = verdict_with(build, example, 0, profile)
     for flag in pg.PAGE_FLAGS:
         if flag.mask & UNREAD & ~WAITED_FOR:
-            assert difference(plain, verdict_with(kind, flag.mask, profile)) is None, flag.name
+            assert difference(plain, verdict_with(build, example, flag.mask, profile)) is None, flag.name
 
 
 @pytest.mark.parametrize(
@@ -54,11 +47,12 @@ def test_a_bit_that_is_not_read_changes_nothing(kind: Kind, profile: str) -> Non
         (pg.HWPOISON, pg.DIRTY | pg.SWAPBACKED | pg.UPTODATE),
     ],
 )
-def test_what_an_owner_leaves_in_the_flags_changes_nothing(owner: int, left_over: int) -> None:
+def test_what_an_owner_leaves_in_the_flags_changes_nothing(
+    build: Builder, owner: int, left_over: int, profile: Profile
+) -> None:
     assert fold(owner | left_over) == owner
-    for profile in PROFILES:
-        plain, other = verdict_with(Kind(owner), 0, profile), verdict_with(Kind(owner), left_over, profile)
-        assert difference(plain, other) is None
+    plain = verdict_with(build, Kind(owner), 0, profile)
+    assert difference(plain, verdict_with(build, Kind(owner), left_over, profile)) is None
 
 
 def test_slab_pages_that_show_anon_are_slab() -> None:

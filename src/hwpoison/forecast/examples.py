@@ -20,7 +20,7 @@ EXAMPLES: tuple[Kind, ...] = (
     Kind(_MEMORY | pg.MMAP, SEVERAL),
     Kind(_MEMORY | pg.MMAP | pg.DIRTY, 1),
     Kind(_MEMORY | pg.MMAP | _LOCKED, 1),
-    Kind(_MEMORY | pg.MMAP & ~pg.LRU, 1),
+    Kind(_MEMORY & ~pg.LRU | pg.MMAP, 1),
     Kind(_MEMORY | pg.MMAP | pg.SWAPCACHE, 1),
     Kind(_MEMORY | pg.MMAP | pg.SWAPCACHE | pg.DIRTY, 1),
     Kind(_MEMORY | pg.SWAPCACHE),

@@ -23,7 +23,6 @@ from .oracle import Oracle
 
 _TYPES = {page_type.log.removesuffix(" page").lower(): page_type for page_type in PageType}
 NOT_MODELLED = "No page state of the forecast comes to this: what leads there is not modelled yet, or a race."
-_LETTERS = {flag.letter: flag.mask for flag in reversed(pg.PAGE_FLAGS)}  # of two with one letter, the older
 
 
 def explain(text: str) -> Explanation:
@@ -46,13 +45,18 @@ def parse_flags(text: str) -> int | None:
     names = [name for name in re.split(r"[\s,;|+]+", text.upper()) if name]
     if names and all(name in pg.BY_NAME for name in names):
         return pg.parse(names)
-    letters = text.replace("_", "")
-    if letters and all(letter in _LETTERS for letter in letters):
-        word = 0
-        for letter in letters:
-            word |= _LETTERS[letter]
-        return word
-    return None
+    return _parse_letters(text.replace("_", ""))
+
+
+def _parse_letters(letters: str) -> int | None:
+    """Letters in the order in which page-types prints them; another order is a word that is misspelt."""
+    word, rest = 0, iter(pg.PAGE_FLAGS)
+    for letter in letters:
+        flag = next((flag for flag in rest if flag.letter == letter), None)
+        if flag is None:
+            return None
+        word |= flag.mask
+    return word or None
 
 
 def _of_type(page_type: PageType, oracles: list[Oracle]) -> Explanation:
@@ -70,8 +74,8 @@ def _of_type(page_type: PageType, oracles: list[Oracle]) -> Explanation:
 
 
 def _calls(oracle: Oracle, kind: Kind, page_type: PageType) -> bool:
-    verdict = oracle.of_kind(kind).verdict
-    return verdict is not None and verdict.page_type is page_type
+    _when, verdict = next(oracle.outcomes(kind))  # each further one is another run
+    return verdict.page_type is page_type
 
 
 def _in_other_situations(page_type: PageType, oracles: list[Oracle]) -> list[str]:

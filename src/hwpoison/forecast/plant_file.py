@@ -56,7 +56,10 @@ def tmpfs_file(wanted: Wanted) -> Planted:
         planted.page = page
         vm.lru.add_drain_all()
         swap_out(wanted, planted, page)
-    return _finish(wanted, planted)
+    _finish(wanted, planted)
+    if wanted.has(pg.UNEVICTABLE | pg.LRU) and not wanted.has(pg.MLOCKED):
+        set_flags(planted.frame, pg.UNEVICTABLE)  # shmctl(SHM_LOCK): the file's own mark is not in the model
+    return planted
 
 
 def _fill(wanted: Wanted, planted: Planted) -> None:
@@ -137,8 +140,6 @@ def _finish(wanted: Wanted, planted: Planted) -> Planted:
     page = planted.frame
     if wanted.has(pg.LRU):
         vm.lru.add_drain_all()
-    if wanted.has(pg.UNEVICTABLE) and not wanted.has(pg.MLOCKED) and page.flags & pg.LRU:
-        set_flags(page, pg.UNEVICTABLE)  # shmctl(SHM_LOCK), whose mark on the file the model does not have
     if page.flags & pg.UPTODATE or page.flags & pg.DIRTY:
         planted.content = page.content
     if situation.busy:

@@ -43,6 +43,8 @@ def marked(name: str, wanted: Wanted) -> Planted:
     """A page with one of the marks of mm.slab.MARKS, mapped by processes if a driver did that."""
     vm = new_machine(wanted)
     planted = Planted(vm, kernel_page(vm, name))
+    if wanted.populated:
+        vm.held.add(planted.frame.pfn)  # the driver's own reference
     for user in wanted.populated:
         task = task_of(planted, user)
         vma = vm_insert_page(task, planted.frame)
