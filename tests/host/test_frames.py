@@ -194,3 +194,15 @@ def test_this_machine_is_counted_completely(live: Host) -> None:
     assert seen[-1] == (tally.entries, tally.entries)
     with pytest.raises(WrongUse, match=f"frames 0 to {tally.entries - 1} "):
         read_frames(live, [tally.entries])
+
+
+@pytest.mark.parametrize(("merged", "shown"), [("0", ANON), ("3", ANON | pf.KSM), (None, ANON | pf.KSM)])
+def test_merged_pages_are_not_believed_where_nothing_was_merged(
+    fake: FakeHost, merged: str | None, shown: int
+) -> None:
+    """6.12 sets KSM on every anonymous page."""
+    fake.frames([ANON | pf.KSM], [1])
+    if merged is not None:
+        fake.text("sys/kernel/mm/ksm/pages_shared", merged + "\n")
+    assert scan(fake.host).kinds == {(shown, 1): 1}
+    assert read_frames(fake.host, [0]) == [FrameState(0, shown, 1)]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
 
 from .proc import Host, Progress, fill, unreadable
@@ -24,6 +25,7 @@ from .tally import ALL_BITS, UNKNOWN_COUNT, Indexes, PairTally, Words
 WORD = 8  # bytes of an entry
 FLAGS_FILE = "proc/kpageflags"
 COUNT_FILE = "proc/kpagecount"
+KSM_FILE = "sys/kernel/mm/ksm/pages_shared"
 
 _BLOCK = 1 << 17  # frames read at once: 1 MiB of each file, which stays in a processor's cache
 _GAP = 64  # frames: reading over a gap this small is cheaper than reading twice
@@ -59,7 +61,7 @@ def scan(host: Host, *, mask: int = ALL_BITS, cap: int = 2, progress: Progress |
     ``progress`` is called with the frames done and the frames there are (0: not known). Raises NotPossible
     if /proc/kpageflags cannot be read, WrongUse if a file ends within an entry.
     """
-    tally = PairTally(mask, cap)
+    tally = PairTally(mask & ~false_bits(host), cap)
     flags, counts = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
     total = frames_expected(host)
     entries = words_read = known = 0
@@ -130,7 +132,19 @@ def frame_words(host: Host, pfns: NDArray[np.int64]) -> tuple[Words, Indexes]:
             if count_file is not None:
                 known = index < _words_at(host, COUNT_FILE, count_file, buffer[:size], first)
                 counts[part][known] = buffer[index[known]]
-    return flags[places], counts[places]
+    return (flags & np.uint64(ALL_BITS & ~false_bits(host)))[places], counts[places]
+
+
+def false_bits(host: Host) -> int:
+    """Bits that this kernel shows without meaning them, and that are left out of every word.
+
+    KSM, where the merger says that it has merged nothing: 6.12 sets it on all anonymous memory (seen).
+    """
+    try:
+        merged = host.read_text(KSM_FILE)
+    except OSError:
+        return 0
+    return pg.KSM if merged == "0" else 0
 
 
 def _neighbours(wanted: NDArray[np.int64]) -> Iterator[slice]:
