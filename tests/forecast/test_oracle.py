@@ -11,9 +11,11 @@ from hwpoison.abi.forecast import Consequence
 from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import Errno
 from hwpoison.failure.profiles import NEWEST, PROFILES
+from hwpoison.forecast import oracle as oracle_module
 from hwpoison.forecast.kinds import READ, SEVERAL, Kind, kind_of
-from hwpoison.forecast.oracle import ENDS_DIFFERENTLY, Oracle, Policy
+from hwpoison.forecast.oracle import ENDS_DIFFERENTLY, MODEL_BROKE, Oracle, Policy
 from hwpoison.forecast.plant import User
+from hwpoison.mm.locks import KernelBug
 
 LIST = pg.UPTODATE | pg.LRU
 MEMORY = LIST | pg.ANON | pg.SWAPBACKED | pg.MMAP
@@ -30,6 +32,7 @@ def test_every_word_has_an_answer(flags: int, count: int | None, name: str) -> N
     assert (answer.verdict is None) == (answer.consequence is Consequence.UNKNOWN)
     if answer.verdict is None:
         assert answer.conditions[0]
+        assert MODEL_BROKE not in answer.conditions[0]
     else:
         assert answer.verdict.page_type is not None or answer.verdict.returned == -Errno.EHWPOISON
 
@@ -147,3 +150,13 @@ def test_each_kind_is_judged_once() -> None:
 def test_bits_that_are_read_and_not_read_are_all_bits() -> None:
     assert READ & pg.LOCKED == 0
     assert READ >> 63 == 1
+
+
+def test_a_page_on_which_the_model_breaks_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_arguments: object) -> None:
+        raise KernelBug("page 0x3 is held twice")
+
+    monkeypatch.setattr(oracle_module, "judge", breaks)
+    answer = Oracle(NEWEST).of_kind(Kind(pg.BUDDY))
+    assert answer.verdict is None
+    assert answer.conditions == (f"{MODEL_BROKE}: page 0x3 is held twice",)

@@ -15,9 +15,9 @@ from hwpoison.host.probe import probe
 from hwpoison.host.proc import Host
 from hwpoison.report.explanation import print_explanation, print_notes
 from hwpoison.report.forecast import new_console, print_forecast
-from hwpoison.report.progress import Waiting
 
 from .forecast import frame_number
+from .waiting import Waiting
 
 
 def explain(

@@ -20,8 +20,8 @@ from hwpoison.host.frames import FLAGS_FILE
 from hwpoison.host.probe import HostFacts, probe
 from hwpoison.host.proc import Host
 from hwpoison.report.as_json import as_json
-from hwpoison.report.forecast import print_forecast
-from hwpoison.report.progress import Waiting
+
+from .waiting import Waiting
 
 
 def forecast(
@@ -29,7 +29,7 @@ def forecast(
         list[str] | None,
         typer.Option(metavar="N", help="Only this page, by its frame number (0x: hexadecimal); repeatable."),
     ] = None,
-    pid: Annotated[int | None, typer.Option(metavar="N", help="Only the pages of this process.")] = None,
+    pid: Annotated[str | None, typer.Option(metavar="N", help="Only the pages of this process.")] = None,
     kernel: Annotated[
         str | None, typer.Option(metavar="PROFILE", help="Judge by the handler of 7.3, 7.2, 6.12 or 6.1.")
     ] = None,
@@ -50,8 +50,12 @@ def forecast(
     """
     if pfn and pid is not None:
         raise WrongUse("--pfn and --pid exclude each other: ask for pages, or for a process")
-    found = _forecast([frame_number(text) for text in pfn or ()], pid, kernel, simulate=json_to is None)
+    pfns = [frame_number(text) for text in pfn or ()]
+    process = None if pid is None else number(pid, "a process number: expected digits")
+    found = _forecast(pfns, process, kernel, simulate=json_to is None)
     if json_to is None:
+        from hwpoison.report.forecast import print_forecast
+
         print_forecast(found)
     else:
         _write(json_to, json.dumps(as_json(found), indent=2) + "\n")
@@ -59,13 +63,16 @@ def forecast(
 
 def frame_number(text: str) -> int:
     """A page frame number as people write it. Raises WrongUse."""
+    expected = "digits, or 0x and hexadecimal digits (the physical address divided by 4096)"
+    return number(text, f"a page frame number: expected {expected}")
+
+
+def number(text: str, what: str) -> int:
+    """A number in decimal, or in hexadecimal with 0x. Raises WrongUse."""
     try:
         return int(text, 0)
     except ValueError:
-        raise WrongUse(
-            f"{text!r} is not a page frame number: expected digits, or 0x and hexadecimal digits "
-            "(the physical address divided by 4096)"
-        ) from None
+        raise WrongUse(f"{text!r} is not {what}") from None
 
 
 def _forecast(

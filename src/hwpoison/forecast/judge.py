@@ -7,6 +7,7 @@ told by asking: each process loads from its address, each open file is read and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,21 +30,29 @@ Consumed = Literal["load", "read", None]
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen after the error. ``stale``: somebody read other contents, and nothing told him."""
+    """What was seen after the error. ``stale``: somebody read other contents, and nothing told him.
 
+    ``known``: who has which address of which task; None stands for any address.
+    """
+
+    known: dict[tuple[int, int | None], User]
     victims: list[tuple[User | None, Victim]] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     stale: bool = False
     stops: str | None = None
 
-    def hit(self, planted: Planted, task: Task, info: SigInfo, when: When) -> None:
+    @classmethod
+    def by(cls, users: Iterable[tuple[Task, int, User]]) -> Seen:
+        known: dict[tuple[int, int | None], User] = {}
+        for task, vpn, user in users:
+            known[task.pid, vpn << PAGE_SHIFT] = user
+            known.setdefault((task.pid, None), user)
+        return cls(known)
+
+    def hit(self, task: Task, info: SigInfo, when: When) -> None:
         """Note a signal, with the user whose address it names."""
-        here = [user for other, vpn, user in planted.users if other is task and _names(info, vpn)]
-        self.victims.append((here[0] if here else None, Victim.of(task.pid, task.comm, info, when)))
-
-
-def _names(info: SigInfo, vpn: int) -> bool:
-    return info.address is None or info.address == vpn << PAGE_SHIFT
+        user = self.known.get((task.leader.pid, info.address))
+        self.victims.append((user, Victim.of(task.pid, task.comm, info, when)))
 
 
 def judge(planted: Planted, profile: Profile, consumed: Consumed = None) -> tuple[Verdict, Seen]:
@@ -52,7 +61,7 @@ def judge(planted: Planted, profile: Profile, consumed: Consumed = None) -> tupl
     Raises NotReproduced if nobody could read them.
     """
     failure = MemoryFailure(planted.vm, profile)
-    seen = Seen()
+    seen = Seen.by(planted.users)
     try:
         returned = (
             _consume(planted, failure, consumed) if consumed else inject.deferred(failure, planted.frame.pfn)
@@ -63,7 +72,7 @@ def judge(planted: Planted, profile: Profile, consumed: Consumed = None) -> tupl
     for leader in planted.vm.tasks.values():
         for thread in leader.threads:
             for info in thread.received:
-                seen.hit(planted, thread, info, "at once")
+                seen.hit(thread, info, "at once")
     try:
         _touch(planted, seen)
     except Panic as stop:
@@ -100,7 +109,7 @@ def _touch(planted: Planted, seen: Seen) -> None:
         try:
             seen.stale |= load(task, vpn) != planted.content
         except Signalled as signalled:
-            seen.hit(planted, task, signalled.info, "on access")
+            seen.hit(task, signalled.info, "on access")
     if planted.inode is not None:
         for file in planted.files or [File(planted.inode, "opened later")]:
             _ask(planted, file, seen)

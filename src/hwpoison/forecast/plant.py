@@ -16,12 +16,13 @@ from typing import Literal
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import McePolicy
-from hwpoison.mm.inode import File, Inode
+from hwpoison.mm.inode import File, Inode, SysError
 from hwpoison.mm.machine import Machine, Traits
 from hwpoison.mm.mmap import Vma, do_mmap
 from hwpoison.mm.page import Page, get_page
+from hwpoison.mm.page_alloc import OutOfMemory
 from hwpoison.mm.proc import page_count, stable_page_flags
-from hwpoison.mm.task import Task
+from hwpoison.mm.task import Signalled, Task
 
 from .kinds import SEVERAL, Kind, fold
 
@@ -81,6 +82,8 @@ class Planted:
     page: Page | None
     """None only until the recipe has got the page into memory."""
     users: list[tuple[Task, int, User]] = field(default_factory=list)
+    tasks: dict[int, Task] = field(default_factory=dict)
+    """By the number of the user's process."""
     inode: Inode | None = None
     files: list[File] = field(default_factory=list)
     content: str | None = None
@@ -140,10 +143,10 @@ def new_machine(wanted: Wanted, *, swap_slots: int = 0) -> Machine:
 
 def task_of(planted: Planted, user: User) -> Task:
     """The task that stands for the user's process, made when it is first needed."""
-    for task, _vpn, other in planted.users:
-        if other.process == user.process:
-            return task
-    return planted.vm.new_task(f"process{user.process}")
+    task = planted.tasks.get(user.process)
+    if task is None:
+        task = planted.tasks[user.process] = planted.vm.new_task(f"process{user.process}")
+    return task
 
 
 def add_mapping(planted: Planted, user: User, file: File) -> tuple[Task, Vma]:
@@ -167,7 +170,10 @@ def plant(recipe: Recipe, wanted: Wanted) -> Planted:
 
     Raises NotReproduced.
     """
-    planted = recipe.build(wanted)
+    try:
+        planted = recipe.build(wanted)
+    except (SysError, Signalled, OutOfMemory) as refusal:
+        raise NotReproduced(f"the model refuses a step on the way to it: {refusal}") from None
     if wanted.situation.held:
         hold(planted)
         planted.device = True
@@ -203,5 +209,6 @@ def _compare(planted: Planted, wanted: Wanted) -> None:
         raise NotReproduced(f"no page of the model has {' and '.join(too_few)} together with the other flags")
     if too_many:
         raise NotReproduced(f"every such page of the model has {' and '.join(too_many)} as well")
-    if real.mappers is not None and kind.mappers != real.mappers:
-        raise NotReproduced(f"the model's page has {kind.mappers} mappers, not {real.mappers}")
+    mapped = page_count(planted.frame)
+    if real.has(pg.MMAP) and mapped != len(wanted.populated):
+        raise NotReproduced(f"the model's page has {mapped} mappers, not {len(wanted.populated)}")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from rich.console import Console
-from rich.progress import Progress
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PATIENCE_S = 1.0
 
@@ -28,6 +28,9 @@ class Waiting:
         if self._bar is None:
             if time.monotonic() - self._since < PATIENCE_S or not sys.stderr.isatty():
                 return
+            from rich.console import Console
+            from rich.progress import Progress
+
             self._bar = Progress(console=Console(stderr=True), transient=True)
             self._bar.add_task(self._what)
             self._bar.start()
