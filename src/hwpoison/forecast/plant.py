@@ -196,8 +196,7 @@ def _elsewhere(planted: Planted) -> bool:
 def shown(planted: Planted) -> Kind:
     """What /proc would show of the page."""
     page = planted.frame
-    # All pages of a slab show the mark of the first one (fs/proc/page.c).
-    word = stable_page_flags(planted.vm, page.pfn) | page.head.flags & pg.SLAB
+    word = stable_page_flags(planted.vm, page.pfn)
     mappers = page_count(page) if word & pg.MMAP else 0
     return Kind(fold(word), min(mappers, SEVERAL))
 

@@ -95,7 +95,8 @@ def _references(vm: Machine) -> Iterator[str]:
             yield f"{page} has refcount {page.refcount}, its users hold {known[page.pfn]}"
         extra = page.refcount - known[page.pfn]
         owned = page.flags & (pg.RESERVED | pg.SLAB | pg.PGTABLE | pg.OFFLINE | pg.HWPOISON)
-        if extra and known[page.pfn] and not owned and not page.maybe_dma_pinned and page.pfn not in vm.held:
+        explained = known[page.pfn] or page.mapping is not None  # else it is some page of the kernel's own
+        if extra and explained and not owned and not page.maybe_dma_pinned and page.pfn not in vm.held:
             yield f"{page} has refcount {page.refcount}, but its users hold only {known[page.pfn]}"
 
 

@@ -233,7 +233,7 @@ def _copy_present(vma: Vma, copy: Vma, vpn: int, entry: Pte, child_table: PageTa
     if page is vm.zero_page:
         child_table.entries[vpn] = Pte(page, writable=False)
         return
-    if page.anon and page.maybe_dma_pinned:
+    if page.anon and page.exclusive and page.maybe_dma_pinned:
         own = new_anon_page(copy, vpn, vm.kernel_reads(page))
         child_table.entries[vpn] = Pte(own, writable=copy.writable, dirty=True)
         return

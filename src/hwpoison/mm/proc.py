@@ -23,14 +23,15 @@ def stable_page_flags(vm: Machine, pfn: int) -> int:
         return pg.BUDDY | ((page.flags & pg.HWPOISON) if page is not None else 0)
     page = vm.zone.page(pfn)
     word = page.flags
+    if page.head is not page:  # the flags are the head's, the poison mark is the page's own
+        own = pg.COMPOUND_HEAD | pg.HWPOISON
+        word = page.head.flags & ~own | page.flags & pg.HWPOISON | pg.COMPOUND_TAIL
     if page.mapped:
         word |= pg.MMAP
     if page.anon:
         word |= pg.ANON
     if page is vm.zero_page:
         word |= pg.ZERO_PAGE
-    if page.head is not page:
-        word |= pg.COMPOUND_TAIL
     return word
 
 

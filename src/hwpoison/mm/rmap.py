@@ -238,6 +238,8 @@ def zap_entry(vma: Vma, vpn: int, table: PageTable) -> None:
         if entry.dirty and not page.anon:
             mark_dirty_from_entry(page)
         page_remove_rmap(page, vma)
+        if page.flags & pg.SWAPCACHE and not page.mapped:
+            page.vm.swap.free_swap_cache(page)
         put_page(page)
 
 

@@ -134,6 +134,12 @@ class SwapArea:
         clear_flags(page, pg.SWAPCACHE)
         put_page(page)
 
+    def free_swap_cache(self, page: Page) -> None:
+        """The last entry of a cached page went: give up its slot, unless somebody works on the page."""
+        if folio_trylock(page):
+            self.free_slot_if_unused(page)
+            folio_unlock(page)
+
     def free_slot_if_unused(self, page: Page) -> bool:
         """folio_free_swap(): give the slot back when no entry names it; the page, locked, becomes dirty."""
         slot = page.private

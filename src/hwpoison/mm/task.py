@@ -154,6 +154,7 @@ class Task:
         other = self.vm.new_task(comm or self.comm, mm=self.alive_mm())
         other.flags = self.flags & FORKED_FLAGS
         other.sigbus = self.leader.sigbus
+        other.blocked = self.blocked
         return other
 
     def execve(self, comm: str) -> None:
