@@ -65,7 +65,10 @@ def interrupted() -> Callable[..., object]:
     """interrupted(vm, work, by, when): do the work here, and the other thing in between; what the work gave."""
 
     def run(
-        vm: Machine, work: Callable[[], object], by: Callable[[], object], when: Callable[[Path, Op, object], bool]
+        vm: Machine,
+        work: Callable[[], object],
+        by: Callable[[], object],
+        when: Callable[[Path, Op, object], bool],
     ) -> object:
         path = vm.paths.spawn("other", by, cpu=1)
         vm.paths.chooser = chooser = Interrupt(path, when)

@@ -213,7 +213,18 @@ def writes_the_file(world: World) -> None:
     world.vm.write(world.file, 0, "precious")
 
 
-MEMORY = [reads, writes, forks, exits, unmaps, locks_in_memory, reclaims, pins, is_hit_again, switches_swap_off]
+MEMORY = [
+    reads,
+    writes,
+    forks,
+    exits,
+    unmaps,
+    locks_in_memory,
+    reclaims,
+    pins,
+    is_hit_again,
+    switches_swap_off,
+]
 FILES = [truncates, punches, syncs, drops_caches, reads_the_file, writes_the_file]
 
 

@@ -216,7 +216,8 @@ def test_the_one_who_consumed_the_error_is_forced_and_others_are_asked(failure: 
     assert infos(task) == [SigInfo(Signal.SIGBUS, SiCode.BUS_MCEERR_AR, address, PAGE_SHIFT, forced=True)]
     assert infos(other) == [SigInfo(Signal.SIGBUS, SiCode.BUS_MCEERR_AO, address, PAGE_SHIFT)]
     assert failure.vm.log == [
-        f"Memory failure: 0x9: Sending SIGBUS to {who} due to hardware memory corruption" for who in (task, other)
+        f"Memory failure: 0x9: Sending SIGBUS to {who} due to hardware memory corruption"
+        for who in (task, other)
     ]
 
 
@@ -291,7 +292,9 @@ def test_even_without_memory_nobody_dies_for_a_clean_page(
 
 
 @pytest.mark.parametrize("must_kill", [True, False])
-def test_a_clean_page_hurts_nobody_unless_the_task_cannot_go_on(failure: MemoryFailure, must_kill: bool) -> None:
+def test_a_clean_page_hurts_nobody_unless_the_task_cannot_go_on(
+    failure: MemoryFailure, must_kill: bool
+) -> None:
     """R23; MF_MUST_KILL: the instruction cannot be restarted."""
     vm = failure.vm
     file = File(vm.create("data", "ext4", 1), "fd")

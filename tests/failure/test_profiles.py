@@ -29,7 +29,9 @@ def test_the_profiles_are_listed_newest_first() -> None:
     assert [PROFILES[profile.name] for profile in (V7_3, V7_2, V6_12, V6_1)] == list(PROFILES.values())
 
 
-@pytest.mark.parametrize(("newer", "older"), list(pairwise(PROFILES.values())), ids=lambda profile: profile.name)
+@pytest.mark.parametrize(
+    ("newer", "older"), list(pairwise(PROFILES.values())), ids=lambda profile: profile.name
+)
 def test_neighbours_differ_in_the_named_fields_and_no_others(newer: Profile, older: Profile) -> None:
     differing = {
         field.name for field in fields(Profile) if getattr(newer, field.name) != getattr(older, field.name)

@@ -71,7 +71,9 @@ def test_each_address_is_left_with_what_it_deserves(
     assert not page.mapped
 
 
-def test_a_page_of_the_swap_cache_leaves_swap_entries_and_will_speak_for_itself(newest: MemoryFailure) -> None:
+def test_a_page_of_the_swap_cache_leaves_swap_entries_and_will_speak_for_itself(
+    newest: MemoryFailure,
+) -> None:
     task, vma, page = app(newest.vm, None, dirty=True)
     page.flags &= ~pg.HWPOISON
     put_page(page)
@@ -175,7 +177,6 @@ def test_a_page_that_stays_mapped_counts_as_lost_even_if_it_is_clean(
     assert not page.flags & pg.LOCKED
 
 
-@pytest.mark.xfail(strict=True, reason="facts 4.6: (mapcount=N) up to 6.1, (folio mapcount=N) from 6.12 on")
 def test_the_line_about_a_page_that_stays_mapped_is_the_old_kernels_own(
     handlers: Callable[..., MemoryFailure], stuck: None
 ) -> None:

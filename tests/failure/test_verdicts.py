@@ -100,7 +100,9 @@ def zero_page(vm: Machine) -> Setting:
     return Setting(vm.zero_page)
 
 
-def file_page(fs: str, *, dirty: bool = False, shared: bool = True, touch: bool = True) -> Callable[[Machine], Setting]:
+def file_page(
+    fs: str, *, dirty: bool = False, shared: bool = True, touch: bool = True
+) -> Callable[[Machine], Setting]:
     def make(vm: Machine) -> Setting:
         file = File(vm.create("data", fs, 1), "fd")
         task = vm.new_task("app")
@@ -345,8 +347,12 @@ CASES = {
     "tmpfs, held": Case(
         held_tmpfs_page, T.DIRTY_LRU, FAILED, (MCE,), lines=("dirty LRU page still referenced by 1 users",)
     ),
-    "tmpfs, clean in the swap cache": Case(tmpfs_in_swap_cache(dirty=False), T.CLEAN_SWAPCACHE, RECOVERED, (FINE,)),
-    "tmpfs, dirty in the swap cache": Case(tmpfs_in_swap_cache(dirty=True), T.DIRTY_SWAPCACHE, DELAYED, (BUS,)),
+    "tmpfs, clean in the swap cache": Case(
+        tmpfs_in_swap_cache(dirty=False), T.CLEAN_SWAPCACHE, RECOVERED, (FINE,)
+    ),
+    "tmpfs, dirty in the swap cache": Case(
+        tmpfs_in_swap_cache(dirty=True), T.DIRTY_SWAPCACHE, DELAYED, (BUS,)
+    ),
     "swap cache, clean": Case(swap_cache(dirty=False), T.CLEAN_SWAPCACHE, RECOVERED, (FINE,)),
     "swap cache, clean, mapped": Case(
         swap_cache(dirty=False, map_again=True), T.CLEAN_SWAPCACHE, RECOVERED, (FINE,), lines=(KEPT,)
@@ -431,7 +437,9 @@ def test_whoever_asked_early_is_told_of_a_loss_and_of_nothing_else(failure: Memo
     result = failure.events[0].result
     lost = was_mapped and result is not IGNORED and "DIRTY" in failure.events[0].type.name
     for task, vpn in setting.users:
-        expected = [(Signal.SIGBUS, SiCode.BUS_MCEERR_AO, vpn << PAGE_SHIFT, PAGE_SHIFT, False)] if lost else []
+        expected = (
+            [(Signal.SIGBUS, SiCode.BUS_MCEERR_AO, vpn << PAGE_SHIFT, PAGE_SHIFT, False)] if lost else []
+        )
         assert [(i.signal, i.code, i.address, i.lsb, i.forced) for i in task.pending] == expected
         if lost:
             assert (
@@ -460,7 +468,9 @@ def test_a_second_error_on_the_page_changes_nothing(failure: MemoryFailure, name
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_reference_of_the_handler_stays_exactly_where_it_should(failure: MemoryFailure, name: str) -> None:
+def test_the_reference_of_the_handler_stays_exactly_where_it_should(
+    failure: MemoryFailure, name: str
+) -> None:
     """Facts 2.10: kept for ever after a verdict of the table, truncated or free; not taken when refused."""
     setting = CASES[name].make(failure.vm)
     vm, page = failure.vm, setting.page
@@ -469,14 +479,21 @@ def test_the_reference_of_the_handler_stays_exactly_where_it_should(failure: Mem
     extra = page.refcount - known_references(vm)[page.pfn] - written
     hard_offline_page(failure, page.pfn)
     vm.lru.add_drain_all()
-    taken = failure.events[0].row is not None or failure.events[0].type in (PageType.TRUNCATED_LRU, PageType.BUDDY)
+    taken = failure.events[0].row is not None or failure.events[0].type in (
+        PageType.TRUNCATED_LRU,
+        PageType.BUDDY,
+    )
     assert page.refcount - known_references(vm)[page.pfn] == extra + taken
 
 
 def test_every_type_that_is_modelled_is_met() -> None:
     """But for those of races, of frames without struct page, and of failed unmapping, tested elsewhere."""
-    met = {case.type for case in CASES.values()} | {t for case in CASES.values() for t, _ in case.differs.values()}
+    met = {case.type for case in CASES.values()} | {
+        t for case in CASES.values() for t, _ in case.differs.values()
+    }
     elsewhere = {T.UNMAP_FAILED, T.KERNEL_HIGH_ORDER, T.ALREADY_POISONED, T.PFN_MAP}
     rows = {row.type for profile in PROFILES.values() for row in profile.states}
     by_saved_flags_only = {row for row in rows if "MLOCKED" in row.name or "UNEVICTABLE" in row.name}
-    assert rows - met - elsewhere - by_saved_flags_only == {T.SLAB}, "refused before the table unless it is counted"
+    assert rows - met - elsewhere - by_saved_flags_only == {T.SLAB}, (
+        "refused before the table unless it is counted"
+    )

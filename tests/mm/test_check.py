@@ -43,7 +43,9 @@ def books() -> Books:
     load(task, vma.start + 2)
     task.fork()
     entries = task.alive_mm().pte_alloc(vma.start).entries
-    anon, out = (entry.page for entry in (entries[vma.start], entries[vma.start + 1]) if isinstance(entry, Pte))
+    anon, out = (
+        entry.page for entry in (entries[vma.start], entries[vma.start + 1]) if isinstance(entry, Pte)
+    )
     assert reclaim_folio(out)
     vm.lru.add_drain_all()
     assert vm.check() == []
@@ -126,7 +128,9 @@ def keep_a_lock(books: Books) -> None:
         (keep_a_lock, "main still holds ptl(mine)"),
     ],
 )
-def test_a_figure_that_was_tampered_with_is_found(books: Books, tamper: Callable[[Books], None], text: str) -> None:
+def test_a_figure_that_was_tampered_with_is_found(
+    books: Books, tamper: Callable[[Books], None], text: str
+) -> None:
     tamper(books)
     assert any(text in line for line in books.vm.check()), books.vm.check()
 

@@ -17,7 +17,9 @@ def test_an_error_is_reported_once_to_each_cursor() -> None:
     error, first = errors.check_and_advance(first)
     assert error == Errno.EIO
     assert errors.check_and_advance(first) == (0, first)
-    assert errors.check_and_advance(second)[0] == Errno.EIO, "whoever asked before does not take it away (R15)"
+    assert errors.check_and_advance(second)[0] == Errno.EIO, (
+        "whoever asked before does not take it away (R15)"
+    )
 
 
 def test_a_later_cursor_hears_it_only_if_nobody_has() -> None:

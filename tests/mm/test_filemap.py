@@ -71,7 +71,9 @@ def test_a_write_makes_the_page_dirty_and_the_file_longer(vm: Machine, file: Fil
     assert 5 not in file.inode.blocks, "not before it is written back"
 
 
-@pytest.mark.parametrize(("fs", "buffers"), [("ext4", True), ("vfat", True), ("xfs", False), ("btrfs", False)])
+@pytest.mark.parametrize(
+    ("fs", "buffers"), [("ext4", True), ("vfat", True), ("xfs", False), ("btrfs", False)]
+)
 def test_some_file_systems_hang_buffers_on_what_is_written(vm: Machine, fs: str, buffers: bool) -> None:
     file = File(vm.create("other", fs, 1), "fd")
     vm.write(file, 0, "x")
@@ -113,7 +115,9 @@ def test_of_two_who_add_a_page_one_is_first(vm: Machine, inode: Inode) -> None:
     put_page(second)
 
 
-def test_a_page_removed_while_one_waits_for_its_lock_is_not_taken_for_the_files(vm: Machine, file: File) -> None:
+def test_a_page_removed_while_one_waits_for_its_lock_is_not_taken_for_the_files(
+    vm: Machine, file: File
+) -> None:
     """Without the folio lock, being found in the cache means nothing."""
     vm.read(file, 0)
     page = file.inode.mapping.pages[0]
@@ -219,7 +223,9 @@ def test_all_ways_out_of_the_cache_share_one_removal(
 # Buffers and dirtiness.
 
 
-def test_buffers_go_with_a_clean_page_and_stay_with_a_dirty_or_busy_one(vm: Machine, file: File, page: Page) -> None:
+def test_buffers_go_with_a_clean_page_and_stay_with_a_dirty_or_busy_one(
+    vm: Machine, file: File, page: Page
+) -> None:
     assert not filemap_release_folio(page), "dirty"
     fsync(file)
     assert isinstance(page.private, Buffers)

@@ -28,7 +28,9 @@ def vma(task: Task) -> Vma:
     return do_mmap(task.alive_mm(), 2)
 
 
-def test_a_page_is_given_with_a_reference_and_brought_in_if_it_must_be(vm: Machine, task: Task, vma: Vma) -> None:
+def test_a_page_is_given_with_a_reference_and_brought_in_if_it_must_be(
+    vm: Machine, task: Task, vma: Vma
+) -> None:
     store(task, vma.start, "x")
     page = get_user_page(task, vma.start)
     put_page(page)

@@ -148,7 +148,9 @@ def area(vm: Machine, file: File | None, comm: str) -> tuple[Task, Vma]:
 
 @pytest.mark.parametrize("touch_first", [True, False], ids=["touched, then locked", "locked, then touched"])
 @pytest.mark.parametrize("of_file", [True, False], ids=["file", "anonymous"])
-def test_a_page_locked_in_memory_counts_once_and_is_let_go(vm: Machine, touch_first: bool, of_file: bool) -> None:
+def test_a_page_locked_in_memory_counts_once_and_is_let_go(
+    vm: Machine, touch_first: bool, of_file: bool
+) -> None:
     task, vma = area(vm, shared_file(vm) if of_file else None, "app")
     if touch_first:
         store(task, vma.start, "x")
@@ -227,7 +229,9 @@ def test_a_page_off_its_list_is_not_moved_but_still_unlocked(vm: Machine, page: 
 
 
 @pytest.mark.parametrize("of_file", [True, False], ids=["file", "anonymous"])
-def test_reclaim_leaves_a_locked_page_alone_and_takes_it_when_it_is_let_go(vm: Machine, of_file: bool) -> None:
+def test_reclaim_leaves_a_locked_page_alone_and_takes_it_when_it_is_let_go(
+    vm: Machine, of_file: bool
+) -> None:
     task, vma = area(vm, shared_file(vm) if of_file else None, "app")
     mlock(task.alive_mm(), vma)
     load(task, vma.start) if of_file else store(task, vma.start, "x")

@@ -60,7 +60,9 @@ def test_the_kernel_does_not_survive_reading_real_bad_memory(vm: Machine, hardwa
             vm.kernel_reads(page)
     else:
         assert vm.kernel_reads(page) == "x"
-    assert [exposure.text for exposure in vm.exposures] == ([] if hardware else [f"the kernel read the bad {page}"])
+    assert [exposure.text for exposure in vm.exposures] == (
+        [] if hardware else [f"the kernel read the bad {page}"]
+    )
     put_page(page)
 
 
@@ -93,4 +95,6 @@ def test_the_story_is_kept_only_for_who_listens(vm: Machine) -> None:
     assert vm.story is None
     vm.story = []
     vm.tell("somebody", "something", "mm/somewhere.c")
-    assert [(note.who, note.text, note.source) for note in vm.story] == [("somebody", "something", "mm/somewhere.c")]
+    assert [(note.who, note.text, note.source) for note in vm.story] == [
+        ("somebody", "something", "mm/somewhere.c")
+    ]

@@ -166,7 +166,9 @@ def test_the_first_store_to_a_clean_page_asks_the_file_system(vm: Machine, task:
     assert not entry(task, vma.start).writable
 
 
-def test_a_private_mapping_follows_the_file_until_it_is_written_to(vm: Machine, task: Task, file: File) -> None:
+def test_a_private_mapping_follows_the_file_until_it_is_written_to(
+    vm: Machine, task: Task, file: File
+) -> None:
     vma = do_mmap(task.alive_mm(), 2, file=file)
     assert load(task, vma.start) == "data:0:old"
     vm.write(file, 0, "newer")
@@ -241,7 +243,9 @@ def test_a_load_from_real_bad_memory_never_gives_bytes(vm: Machine, task: Task, 
     assert not vm.exposures
 
 
-def test_software_injection_harms_no_bytes_but_reading_them_is_noted(vm: Machine, task: Task, vma: Vma) -> None:
+def test_software_injection_harms_no_bytes_but_reading_them_is_noted(
+    vm: Machine, task: Task, vma: Vma
+) -> None:
     store(task, vma.start, "x")
     vm.strike(page(task, vma.start).pfn, hardware=False)
     assert load(task, vma.start) == "x"

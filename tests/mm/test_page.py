@@ -98,7 +98,9 @@ def test_whoever_waits_for_the_folio_lock_gets_it(vm: Machine, page: Page) -> No
             pass
 
     path = vm.paths.spawn("other", other)
-    with pytest.raises(DeadlockError, match=rf"other holds nothing and waits for folio_lock\({page.pfn:#x}\)"):
+    with pytest.raises(
+        DeadlockError, match=rf"other holds nothing and waits for folio_lock\({page.pfn:#x}\)"
+    ):
         vm.paths.join(path)
     folio_unlock(page)
 

@@ -55,7 +55,9 @@ class Ledger:
         else:
             assert page.refcount == 1
             self.held.append(page)
-            assert not any(self.zone.page(pfn).flags & pg.HWPOISON for pfn in self.pages_held()[-(1 << order) :])
+            assert not any(
+                self.zone.page(pfn).flags & pg.HWPOISON for pfn in self.pages_held()[-(1 << order) :]
+            )
         self.away |= free - set(self.zone.free_pfns()) - set(self.pages_held())
 
     def free(self, number: int) -> None:

@@ -74,7 +74,13 @@ def test_free_pages_show_whether_they_are_in_a_block(vm: Machine) -> None:
 
 
 def test_the_kernels_own_pages(vm: Machine) -> None:
-    expected = {"slab": {"SLAB"}, "reserved": {"RESERVED"}, "balloon": {"OFFLINE"}, "vmalloc": set(), "driver": set()}
+    expected = {
+        "slab": {"SLAB"},
+        "reserved": {"RESERVED"},
+        "balloon": {"OFFLINE"},
+        "vmalloc": set(),
+        "driver": set(),
+    }
     assert {kind: shown(kernel_page(vm, kind)) for kind in MARKS} == expected
     task, vpn, _ = anonymous(vm)
     assert shown(task.alive_mm().pte_alloc(vpn).page) == {"PGTABLE"}

@@ -110,8 +110,14 @@ def test_a_page_that_came_back_outlives_the_one_who_brought_it(vm: Machine) -> N
     assert found(mapped(task, vpn)) == [(task.alive_mm().name, vpn)]
 
 
-@given(st.lists(st.tuples(st.sampled_from("fork store exit out in".split()), st.integers(0, 5)), max_size=14))
-def test_the_reverse_map_of_a_random_family_finds_exactly_who_maps_the_page(steps: list[tuple[str, int]]) -> None:
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["fork", "store", "exit", "out", "in"]), st.integers(0, 5)), max_size=14
+    )
+)
+def test_the_reverse_map_of_a_random_family_finds_exactly_who_maps_the_page(
+    steps: list[tuple[str, int]],
+) -> None:
     """Against the page tables themselves."""
     vm = Machine(swap_slots=8)
     task, vpn = anonymous(vm)
@@ -156,7 +162,10 @@ def test_a_page_of_a_file_is_found_where_an_area_covers_and_maps_it(vm: Machine)
     load(three, third.start)
     mapping = file.inode.mapping
     assert found(mapping.pages[0]) == [(one.alive_mm().name, first.start)]
-    assert found(mapping.pages[2]) == [(two.alive_mm().name, second.start), (three.alive_mm().name, third.start)]
+    assert found(mapping.pages[2]) == [
+        (two.alive_mm().name, second.start),
+        (three.alive_mm().name, third.start),
+    ]
     store(three, third.start, "mine")
     assert found(mapping.pages[2]) == [(two.alive_mm().name, second.start)]
     assert found(mapped(three, third.start)) == [(three.alive_mm().name, third.start)]
@@ -208,7 +217,9 @@ def test_unmapping_a_file_page_takes_all_entries_and_keeps_what_they_knew(vm: Ma
 
 
 @pytest.mark.parametrize("fs", ["ext4", "tmpfs", None])
-def test_poison_entries_are_left_only_for_a_bad_page_and_only_if_asked_for(vm: Machine, fs: str | None) -> None:
+def test_poison_entries_are_left_only_for_a_bad_page_and_only_if_asked_for(
+    vm: Machine, fs: str | None
+) -> None:
     for bad, asked in ((True, True), (True, False), (False, True)):
         file = File(vm.create(f"data {bad} {asked}", fs, 1), "fd") if fs else None
         task = vm.new_task("app")

@@ -82,7 +82,9 @@ def test_a_store_that_brings_it_back_gives_the_slot_back(vm: Machine, task: Task
     assert load(task, vma.start) == "y"
 
 
-def test_a_store_to_a_page_that_was_read_back_leaves_old_contents_in_the_slot(vm: Machine, task: Task, vma: Vma) -> None:
+def test_a_store_to_a_page_that_was_read_back_leaves_old_contents_in_the_slot(
+    vm: Machine, task: Task, vma: Vma
+) -> None:
     """do_wp_page(): an exclusive page is written in place; only its entry knows that the slot is stale."""
     swap_out(task, vma.start)
     load(task, vma.start)
@@ -137,7 +139,9 @@ def test_the_cache_is_kept_while_a_relative_still_names_the_slot(vm: Machine, ta
 
 @pytest.mark.parametrize("way", ["exit", "munmap"])
 @pytest.mark.parametrize("state", ["swapped", "in the cache", "mapped and in the cache"])
-def test_slot_and_page_go_with_the_last_who_names_them(vm: Machine, task: Task, vma: Vma, way: str, state: str) -> None:
+def test_slot_and_page_go_with_the_last_who_names_them(
+    vm: Machine, task: Task, vma: Vma, way: str, state: str
+) -> None:
     """free_pages_and_swap_cache(), free_swap_and_cache()."""
     swap_out(task, vma.start, drop=state == "swapped")
     if state.startswith("mapped"):
@@ -148,7 +152,9 @@ def test_slot_and_page_go_with_the_last_who_names_them(vm: Machine, task: Task, 
     assert not vm.swap.contents
 
 
-def test_a_page_under_writeback_is_waited_for_by_nobody_who_only_reads_it(vm: Machine, task: Task, vma: Vma) -> None:
+def test_a_page_under_writeback_is_waited_for_by_nobody_who_only_reads_it(
+    vm: Machine, task: Task, vma: Vma
+) -> None:
     vm.disk.held = True
     page = mapped(task, vma.start)
     assert not reclaim_folio(page)
@@ -304,7 +310,9 @@ def bad_page(vm: Machine, task: Task, vma: Vma, *, dirty: bool) -> Page:
     return page
 
 
-def test_a_clean_bad_page_goes_and_its_contents_come_from_the_device(vm: Machine, task: Task, vma: Vma) -> None:
+def test_a_clean_bad_page_goes_and_its_contents_come_from_the_device(
+    vm: Machine, task: Task, vma: Vma
+) -> None:
     """R23."""
     page = bad_page(vm, task, vma, dirty=False)
     with locked(page):
@@ -329,7 +337,9 @@ def test_a_dirty_bad_page_stays_to_stop_whoever_comes(vm: Machine, task: Task, v
 
 
 @pytest.mark.parametrize("dirty", [True, False])
-def test_a_page_off_the_lists_is_a_failure_of_either_kind(vm: Machine, task: Task, vma: Vma, dirty: bool) -> None:
+def test_a_page_off_the_lists_is_a_failure_of_either_kind(
+    vm: Machine, task: Task, vma: Vma, dirty: bool
+) -> None:
     page = bad_page(vm, task, vma, dirty=dirty)
     vm.lru.isolate(page)
     with locked(page):

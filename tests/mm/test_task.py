@@ -35,7 +35,10 @@ def task(vm: Machine) -> Task:
         ([McePolicy.EARLY], 0x0800_0080),
         ([McePolicy.EARLY, McePolicy.DEFAULT], 0),
         ([McePolicy.EARLY, McePolicy.LATE], 0x80),
-        ([McePolicy.EARLY, None], 0x0800_0000),  # PR_MCE_KILL_CLEAR leaves the early bit, which means nothing alone
+        (
+            [McePolicy.EARLY, None],
+            0x0800_0000,
+        ),  # PR_MCE_KILL_CLEAR leaves the early bit, which means nothing alone
         ([None], 0),
     ],
 )

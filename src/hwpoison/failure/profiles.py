@@ -45,6 +45,9 @@ class Profile:
     unmap_failed: MfResult = MfResult.FAILED
     """The result when user mappings could not be removed; S 6.12. 6.1 says Ignored."""
 
+    mapcount_word: str = "folio mapcount"
+    """What the line about that calls the count of mappings; S 6.12. 6.1 says "mapcount"."""
+
     kills_when_not_unmapped: bool = False
     """kill_procs() sends SIGKILL when unmapping failed; S 6.1. From 6.12 on SIGBUS."""
 
@@ -71,6 +74,7 @@ V6_1 = replace(
     not_handlable=PageType.UNKNOWN,
     reports_already_poisoned=False,
     unmap_failed=MfResult.IGNORED,
+    mapcount_word="mapcount",
     kills_when_not_unmapped=True,
     madvise_is_consumed=False,
     node_counters=False,

@@ -39,7 +39,8 @@ def hwpoison_user_mappings(failure: MemoryFailure, page: Page, flags: int) -> bo
     if unmapped:
         failure.tell(f"taken away from {users} page table {'entry' if users == 1 else 'entries'}", SOURCE)
     else:
-        failure.printk(f"{page.pfn:#x}: failed to unmap page (folio mapcount={page.mapcount})")
+        counted = failure.profile.mapcount_word
+        failure.printk(f"{page.pfn:#x}: failed to unmap page ({counted}={page.mapcount})")
     if mlocked:
         shake_page(page)  # unmapping may have moved it to a per-CPU batch
     if page.flags & pg.DIRTY or flags & MF_MUST_KILL or not unmapped:
