@@ -149,19 +149,25 @@ def folio_cancel_dirty(page: Page) -> None:
     clear_flags(page, pg.DIRTY)
 
 
-def read_mapping_folio(mapping: AddressSpace, index: int) -> Page:
-    """The page with valid contents, locked, with a reference; read from the disk if it must be."""
+def filemap_grab_folio(mapping: AddressSpace, index: int) -> Page:
+    """The page at this index, found or new, locked, with a reference. A new one is not up to date."""
     while True:
         page = filemap_lock_folio(mapping, index)
-        if page is None:
-            page = mapping.vm.zone.alloc_pages()
-            if not filemap_add_folio(mapping, page, index):
-                put_page(page)
-                continue
-        if not page.flags & pg.UPTODATE:
-            page.content = mapping.host.blocks.get(index, ZEROS)
-            set_flags(page, pg.UPTODATE)
-        return page
+        if page is not None:
+            return page
+        page = mapping.vm.zone.alloc_zeroed()
+        if filemap_add_folio(mapping, page, index):
+            return page
+        put_page(page)
+
+
+def read_mapping_folio(mapping: AddressSpace, index: int) -> Page:
+    """The page with valid contents, locked, with a reference; read from the disk if it must be."""
+    page = filemap_grab_folio(mapping, index)
+    if not page.flags & pg.UPTODATE:
+        page.content = mapping.host.blocks.get(index, ZEROS)
+        set_flags(page, pg.UPTODATE)
+    return page
 
 
 def filemap_read(file: File, index: int) -> str:
@@ -186,7 +192,7 @@ def generic_perform_write(file: File, index: int, data: str) -> None:
     """write(2) of one whole page of a file that lives on a disk."""
     inode = file.inode
     with inode.i_rwsem.write():
-        page = grab_folio_write_begin(inode.mapping, index)
+        page = filemap_grab_folio(inode.mapping, index)
         if inode.fs.buffers:
             folio_attach_buffers(page)
         inode.vm.kernel_writes(page, data)
@@ -195,18 +201,6 @@ def generic_perform_write(file: File, index: int, data: str) -> None:
         folio_mark_dirty(page)
         folio_unlock(page)
         put_page(page)
-
-
-def grab_folio_write_begin(mapping: AddressSpace, index: int) -> Page:
-    """__filemap_get_folio(FGP_WRITEBEGIN): found or new, locked; not under writeback of stable pages."""
-    while True:
-        page = filemap_lock_folio(mapping, index)
-        if page is None:
-            page = mapping.vm.zone.alloc_zeroed()
-            if not filemap_add_folio(mapping, page, index):
-                put_page(page)
-                continue
-        return page
 
 
 def file_check_and_advance_wb_err(file: File) -> None:

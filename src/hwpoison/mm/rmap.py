@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
 
+from .filemap import folio_mark_dirty
 from .inode import AddressSpace
 from .locks import KernelBug, RwSem, atomic_add
-from .page import Page, put_page, set_flags
+from .page import Page, put_page
 from .pte import PoisonPte, Pte, SwapPte
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def try_to_unmap(page: Page, flags: int) -> None:
             page.vm.lru.mlock_folio(page)
             return False
         if entry.dirty:
-            mark_dirty_from_entry(page)
+            folio_mark_dirty(page)
         if flags & TTU_HWPOISON and page.flags & pg.HWPOISON:
             table.entries[vpn] = PoisonPte(page.pfn, file=not page.anon)
         elif page.anon:
@@ -236,17 +237,8 @@ def zap_entry(vma: Vma, vpn: int, table: PageTable) -> None:
         if page is vma.mm.vm.zero_page:
             return
         if entry.dirty and not page.anon:
-            mark_dirty_from_entry(page)
+            folio_mark_dirty(page)
         page_remove_rmap(page, vma)
         if page.flags & pg.SWAPCACHE and not page.mapped:
             page.vm.swap.free_swap_cache(page)
         put_page(page)
-
-
-def mark_dirty_from_entry(page: Page) -> None:
-    """A file page's dirty entry goes away: the page itself becomes dirty (folio_mark_dirty())."""
-    mapping = page.mapping
-    if isinstance(mapping, AddressSpace) and not page.flags & pg.DIRTY:
-        with mapping.i_pages_lock:
-            mapping.dirty.add(page.index)
-    set_flags(page, pg.DIRTY)

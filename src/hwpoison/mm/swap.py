@@ -126,13 +126,16 @@ class SwapArea:
             raise KernelBug(f"{page} is not in the swap cache")
         if page.flags & pg.WRITEBACK:
             raise KernelBug(f"{page} leaves the swap cache under writeback")
+        self._uncache(page, slot)
+        put_page(page)
+
+    def _uncache(self, page: Page, slot: int) -> None:
         with self.lock:
             del self.cache[slot]
             page.private = None
             if self.count[slot] == 0:
                 self._forget(slot)
         clear_flags(page, pg.SWAPCACHE)
-        put_page(page)
 
     def free_swap_cache(self, page: Page) -> None:
         """The last entry of a cached page went: give up its slot, unless somebody works on the page."""
@@ -209,12 +212,7 @@ class SwapArea:
         if page.flags & pg.DIRTY:
             folio_ref_unfreeze(page, 2)
             return False
-        with self.lock:
-            del self.cache[slot]
-            page.private = None
-            if self.count[slot] == 0:
-                self._forget(slot)
-        clear_flags(page, pg.SWAPCACHE)
+        self._uncache(page, slot)
         return True
 
     def free_file_range(self, mapping: AddressSpace, start: int, end: int) -> None:
