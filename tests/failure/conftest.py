@@ -1,4 +1,4 @@
-"""What the tests of failure/ share: a machine with a handler for each kernel, and running two paths at once."""
+"""What the tests of failure/ share: a handler for each kernel, and one path in the middle of another."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Interrupt:
 
 @pytest.fixture
 def interrupted() -> Callable[..., object]:
-    """interrupted(vm, work, by, when): do the work here, and the other thing in between; what the work gave."""
+    """interrupted(vm, work, by, when): do the work, and the other thing in between; what the work gave."""
 
     def run(
         vm: Machine,

@@ -230,10 +230,8 @@ FILES = [truncates, punches, syncs, drops_caches, reads_the_file, writes_the_fil
 
 def attempt(world: World, action: Callable[[World], None]) -> None:
     """What a process does; being signalled or refused is an outcome."""
-    try:
+    with suppress(Signalled, SysError):
         action(world)
-    except (Signalled, SysError):
-        pass
 
 
 def run(kind: str, others: Sequence[Callable[[World], None]], seed: int) -> None:

@@ -17,8 +17,8 @@ DIFFERENCES = {
     ("7.2", "6.12"): {"checks_counted_pages", "page_without_struct"},
     # Facts 1.3, 1.4, 2.2, 2.3, 2.5, 4.4.
     ("6.12", "6.1"): {
-        *("states", "traits", "refuses_slab", "not_handlable", "reports_already_poisoned", "unmap_failed"),
-        *("kills_when_not_unmapped", "madvise_is_consumed", "node_counters"),
+        *("states", "traits", "refuses_slab", "not_handlable", "reports_already_poisoned"),
+        *("unmap_failed", "mapcount_word", "kills_when_not_unmapped", "madvise_is_consumed", "node_counters"),
     },
 }
 

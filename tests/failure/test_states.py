@@ -87,10 +87,10 @@ def test_a_swap_cache_mark_counts_only_with_swapbacked(word: int) -> None:
 def test_identification_follows_the_two_passes(name: str, now: int, saved: int) -> None:
     """Against the rule said another way."""
     states = PROFILES[name].states
-    first = [row for row in states if now & row.mask == row.want][0]
+    first = next(row for row in states if now & row.mask == row.want)
     if first is states[-1]:
         word = saved | now & pg.DIRTY
-        expected = [row for row in states if word & row.mask == row.want][0], True
+        expected = next(row for row in states if word & row.mask == row.want), True
     else:
         expected = first, False
     number, row, second_pass = identify(states, now, saved)

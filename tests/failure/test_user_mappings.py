@@ -159,7 +159,7 @@ def test_a_page_that_stays_mapped_counts_as_lost_even_if_it_is_clean(
 ) -> None:
     """R6, B65: users are always collected; the verdict is honest about what may still reach it."""
     vm = failure.vm
-    task, vma, page = app(vm, fs, dirty=fs is None)
+    task, _, page = app(vm, fs, dirty=fs is None)
     page.flags &= ~pg.HWPOISON
     task.prctl_mce_kill(McePolicy.EARLY)
     assert hard_offline_page(failure, page.pfn) == -Errno.EBUSY

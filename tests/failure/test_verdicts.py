@@ -13,7 +13,7 @@ import pytest
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult, PageType
-from hwpoison.abi.signals import PAGE_SHIFT, Errno, SiCode, Signal
+from hwpoison.abi.signals import PAGE_SHIFT, Errno, SiCode, SigInfo, Signal
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.inject import hard_offline_page
 from hwpoison.failure.profiles import PROFILES
@@ -437,15 +437,10 @@ def test_whoever_asked_early_is_told_of_a_loss_and_of_nothing_else(failure: Memo
     result = failure.events[0].result
     lost = was_mapped and result is not IGNORED and "DIRTY" in failure.events[0].type.name
     for task, vpn in setting.users:
-        expected = (
-            [(Signal.SIGBUS, SiCode.BUS_MCEERR_AO, vpn << PAGE_SHIFT, PAGE_SHIFT, False)] if lost else []
-        )
-        assert [(i.signal, i.code, i.address, i.lsb, i.forced) for i in task.pending] == expected
-        if lost:
-            assert (
-                f"Memory failure: {setting.page.pfn:#x}: Sending SIGBUS to {task} due to hardware memory corruption"
-                in vm.log
-            )
+        info = SigInfo(Signal.SIGBUS, SiCode.BUS_MCEERR_AO, vpn << PAGE_SHIFT, PAGE_SHIFT)
+        assert task.pending == ([info] if lost else [])
+        line = f"{setting.page.pfn:#x}: Sending SIGBUS to {task} due to hardware memory corruption"
+        assert (f"Memory failure: {line}" in vm.log) == lost
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -29,7 +29,9 @@ flags = st.sampled_from(
 )
 
 
-@given(words=st.lists(st.tuples(flags, st.integers(0, 4)), max_size=50), missing=st.integers(0, 3))
+@given(
+    words=st.lists(st.tuples(flags, st.integers(0, 4)), min_size=1, max_size=50), missing=st.integers(0, 3)
+)
 def test_the_table_adds_up_to_the_entries_that_were_read(words: list[tuple[int, int]], missing: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

@@ -81,9 +81,24 @@ def test_counts_beyond_the_last_frame_are_of_no_interest(fake: FakeHost, block: 
     assert scan(fake.host).kinds == KINDS
 
 
-def test_an_empty_file_has_no_frames(fake: FakeHost) -> None:
+ZONE = "Node 0, zone   Normal\n        spanned  {}\n  start_unmapped: 0\n  start_pfn:           1\n"
+
+
+def test_an_empty_file_is_not_a_host_without_memory(fake: FakeHost) -> None:
     fake.frames([], [])
-    assert scan(fake.host) == frames.Tally(0, {}, 0)
+    with pytest.raises(WrongUse, match="kpageflags ends after 0 entries: expected one of 8 bytes for each"):
+        scan(fake.host)
+
+
+@pytest.mark.parametrize(("spanned", "whole"), [(10, True), (11, False)])
+def test_a_file_cut_between_entries_is_told_by_the_zones(fake: FakeHost, spanned: int, whole: bool) -> None:
+    fake.frames(FLAGS, COUNTS)
+    fake.text("proc/zoneinfo", ZONE.format(spanned))
+    if whole:
+        assert scan(fake.host).entries == 11
+    else:
+        with pytest.raises(WrongUse, match="ends after 11 entries; /proc/zoneinfo has zones up to frame 12"):
+            scan(fake.host)
 
 
 @pytest.mark.parametrize("name", ["kpageflags", "kpagecount"])

@@ -55,19 +55,19 @@ def test_a_held_disk_answers_when_everybody_waits(vm: Machine, file: File) -> No
 
 
 def test_with_a_chooser_each_completion_is_an_interrupt_of_its_own(vm: Machine, file: File) -> None:
-    class Listen:
-        names: set[str] = set()
+    names: set[str] = set()
 
+    class Listen:
         def choose(self, ready: Sequence[Path], running: Path, op: Op, on: object) -> Path:
-            self.names |= {path.name for path in ready}
+            names.update(path.name for path in ready)
             return running if running in ready else ready[0]
 
-    vm.paths.chooser = chooser = Listen()
+    vm.paths.chooser = Listen()
     fsync(file)
     vm.paths.chooser = None
     vm.paths.finish()
     pages = file.inode.mapping.pages
-    assert chooser.names == {"main"} | {f"disk:{pages[index].pfn:#x}" for index in range(3)}
+    assert names == {"main"} | {f"disk:{pages[index].pfn:#x}" for index in range(3)}
 
 
 def test_bad_memory_that_is_written_out_is_noted(vm: Machine, file: File) -> None:

@@ -56,7 +56,7 @@ def test_the_kernel_does_not_survive_reading_real_bad_memory(vm: Machine, hardwa
     vm.kernel_writes(page, "x")
     vm.strike(page.pfn, hardware=hardware)
     if hardware:
-        with pytest.raises(Panic, match="uncorrected error at 0x.* consumed by the kernel"):
+        with pytest.raises(Panic, match=r"uncorrected error at 0x.* consumed by the kernel"):
             vm.kernel_reads(page)
     else:
         assert vm.kernel_reads(page) == "x"

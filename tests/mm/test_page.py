@@ -44,14 +44,14 @@ def test_the_last_reference_frees_the_page(vm: Machine, page: Page) -> None:
 def test_a_free_page_cannot_be_had_by_reference(vm: Machine, page: Page) -> None:
     put_page(page)
     assert not folio_try_get(page)
-    with pytest.raises(KernelBug, match="get_page.. of the free page"):
+    with pytest.raises(KernelBug, match=r"get_page\(\) of the free page"):
         get_page(page)
     page.refcount = 0
 
 
 def test_a_reference_given_back_once_too_often_is_a_bug(page: Page) -> None:
     put_page(page)
-    with pytest.raises(KernelBug, match="refcount of page .* goes to -1"):
+    with pytest.raises(KernelBug, match=r"refcount of page .* goes to -1"):
         put_page(page)
 
 
@@ -131,7 +131,7 @@ def test_the_folio_lock_in_the_wrong_order_is_reported_even_where_it_would_have_
 def test_only_the_owner_unlocks(vm: Machine, page: Page) -> None:
     folio_lock(page)
     path = vm.paths.spawn("thief", folio_unlock, page)
-    with pytest.raises(KernelBug, match="thief unlocks page .*, whose lock main holds"):
+    with pytest.raises(KernelBug, match=r"thief unlocks page .*, whose lock main holds"):
         vm.paths.join(path)
     folio_unlock(page)
 

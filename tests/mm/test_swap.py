@@ -1,4 +1,4 @@
-"""Swap: slots and who names them, the swap cache, swapping out and in, swapoff, and bad pages of the cache."""
+"""Swap: slots and who names them, the swap cache, out and in, swapoff, and bad pages of the cache."""
 
 from __future__ import annotations
 

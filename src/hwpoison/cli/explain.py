@@ -28,7 +28,8 @@ def explain(
         ),
     ],
     kernel: Annotated[
-        str | None, typer.Option(metavar="PROFILE", help="For a PFN: judge by the handler of this kernel.")
+        str | None,
+        typer.Option(metavar="PROFILE", help="Judge by this kernel's handler; else a state by all."),
     ] = None,
 ) -> None:
     """Explain what becomes of a page that goes bad, and why.
@@ -47,7 +48,7 @@ def explain(
     if re.match(r"[+-]?\d", text):
         _explain_page(frame_number(text), kernel)
     else:
-        print_explanation(explain_state(text))
+        print_explanation(explain_state(text, kernel))
 
 
 def _explain_page(pfn: int, kernel: str | None) -> None:

@@ -35,7 +35,7 @@ def simulate(
 
     \b
     hwpoison simulate
-    hwpoison simulate dirty-file --kernel 6.1
+    hwpoison simulate file-dirty --kernel 6.1
     hwpoison simulate my-scenario.toml --json
     hwpoison simulate --steps
     """

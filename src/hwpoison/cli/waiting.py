@@ -28,8 +28,9 @@ class Waiting:
         if self._bar is None:
             if time.monotonic() - self._since < PATIENCE_S or not sys.stderr.isatty():
                 return
-            from rich.console import Console
             from rich.progress import Progress
+
+            from hwpoison.report.terminal import Console
 
             self._bar = Progress(console=Console(stderr=True), transient=True)
             self._bar.add_task(self._what)

@@ -49,7 +49,9 @@ class Filter:
     flags_value: int = 0
 
     def refuses(self, vm: Machine, pfn: int) -> bool:
-        return self.enabled and stable_page_flags(vm, pfn) & self.flags_mask != self.flags_value
+        if not self.enabled or not self.flags_mask:
+            return False
+        return stable_page_flags(vm, pfn) & self.flags_mask != self.flags_value
 
 
 class MemoryFailure:

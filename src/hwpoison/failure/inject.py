@@ -35,26 +35,28 @@ def madvise(failure: MemoryFailure, task: Task, vpn: int) -> int:
     vm = failure.vm
     with running(vm, task):
         page = get_user_page(task, vpn)
-        vm.strike(page.pfn, hardware=False)
         address = vpn << PAGE_SHIFT
         vm.printk(f"Injecting memory failure for pfn {page.pfn:#x} at process virtual address {address:#x}")
         flags = MF_COUNT_INCREASED | MF_SW_SIMULATED
         if failure.profile.madvise_is_consumed:
             flags |= MF_ACTION_REQUIRED
-        returned = failure.memory_failure(page.pfn, flags)
-    if returned == -Errno.EOPNOTSUPP:
-        page.bad = False
-        return 0
-    return returned
+        return _unless_filtered(failure, page.pfn, flags)
 
 
 def simulated(failure: MemoryFailure, pfn: int) -> int:
     """memory_failure() by software; a page that the filter spared was never bad. -EOPNOTSUPP counts as 0."""
-    if failure.vm.zone.online(pfn):
-        failure.vm.strike(pfn, hardware=False)
-    returned = failure.memory_failure(pfn, MF_SW_SIMULATED)
-    if returned == -Errno.EOPNOTSUPP:
-        failure.vm.zone.page(pfn).bad = False
+    return _unless_filtered(failure, pfn, MF_SW_SIMULATED)
+
+
+def _unless_filtered(failure: MemoryFailure, pfn: int, flags: int) -> int:
+    vm = failure.vm
+    page = vm.zone.page(pfn) if vm.zone.online(pfn) else None
+    before = page is not None and page.bad
+    if page is not None:
+        vm.strike(pfn, hardware=False)
+    returned = failure.memory_failure(pfn, flags)
+    if returned == -Errno.EOPNOTSUPP and page is not None:
+        page.bad = before
         return 0
     return returned
 

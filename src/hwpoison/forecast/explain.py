@@ -14,7 +14,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.forecast import Explanation, StateLine
 from hwpoison.abi.problems import unknown_name
 from hwpoison.abi.results import PageType
-from hwpoison.failure.profiles import PROFILES
+from hwpoison.failure.profiles import PROFILES, profile_named
 from hwpoison.failure.states import PageState
 
 from .examples import EXAMPLES
@@ -25,12 +25,13 @@ _TYPES = {page_type.log.removesuffix(" page").lower(): page_type for page_type i
 NOT_MODELLED = "No page state of the forecast comes to this: what leads there is not modelled yet, or a race."
 
 
-def explain(text: str) -> Explanation:
+def explain(text: str, kernel: str | None = None) -> Explanation:
     """Explain a page type by its name in the kernel's log, or a page by the names or letters of its flags.
 
-    Raises WrongUse, with the nearest names, if the text is neither.
+    ``kernel``: one profile instead of all. Raises WrongUse, with the nearest names, if the text is neither.
     """
-    oracles = [Oracle(profile) for profile in PROFILES.values()]
+    profiles = PROFILES.values() if kernel is None else [profile_named(kernel)]
+    oracles = [Oracle(profile) for profile in profiles]
     page_type = _TYPES.get(" ".join(text.lower().split()).removesuffix(" page"))
     if page_type is not None:
         return _of_type(page_type, oracles)

@@ -42,6 +42,11 @@ def lines_of(pages: Counter[Kind], oracle: Oracle) -> tuple[KindLine, ...]:
 
 
 def _notes(host: Host, entries: int, pages: Counter[Kind]) -> Iterable[str]:
+    if any(kind.mappers is None for kind in pages):
+        yield (
+            "How many processes map a page is not known of some or all (/proc/kpagecount cannot be read, "
+            "or is cut short): such pages count as mapped once."
+        )
     note = unflagged_note(
         read_zones(host),
         entries,

@@ -84,15 +84,33 @@ def scan(host: Host, *, mask: int = ALL_BITS, cap: int = 2, progress: Progress |
             words_read += frames + known
             if progress:
                 progress(entries, total and max(total, entries))
+    _all_there(host, entries)
     return Tally(entries, dict(tally.kinds()), words_read * WORD)
+
+
+def _all_there(host: Host, entries: int) -> None:
+    """A copy of the file that was cut short must not pass for a smaller host."""
+    expected = frames_of_zones(host)
+    if not entries or entries < expected:
+        zones = f"; /proc/zoneinfo has zones up to frame {expected}" if expected else ""
+        raise WrongUse(
+            f"{host.path(FLAGS_FILE)} ends after {entries} entries{zones}: expected one of {WORD} bytes "
+            "for each frame (a copy that was cut short?)"
+        )
 
 
 def frames_expected(host: Host) -> int:
     """About how many words /proc/kpageflags has: its size if it has one, else from /proc/zoneinfo, else 0."""
     try:
         size = os.stat(host.path(FLAGS_FILE)).st_size
-        if size:
-            return size // WORD
+    except OSError:
+        return 0
+    return size // WORD or frames_of_zones(host)
+
+
+def frames_of_zones(host: Host) -> int:
+    """One more than the last frame of any zone by /proc/zoneinfo; 0 if that cannot be read."""
+    try:
         zones = host.read_text("proc/zoneinfo")
     except OSError:
         return 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
 from hwpoison.abi.forecast import Explanation, StateLine
 from hwpoison.abi.records import Note
+from hwpoison.report.terminal import Console
 
 from .forecast import COLOURS, new_console, told, verdict_text
 from .words import describe, letters

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
@@ -22,6 +21,7 @@ from hwpoison.abi.forecast import (
     Setting,
 )
 from hwpoison.abi.records import Verdict, Victim
+from hwpoison.report.terminal import Console
 
 from .story import RESULT_COLOURS
 from .words import describe, letters, memory, share

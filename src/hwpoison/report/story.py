@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from hwpoison.abi.records import Broken, Note, Observation, Outcome, StoryStep
+from hwpoison.report.terminal import Console
 
 RESULT_COLOURS = {"Recovered": "green", "Delayed": "yellow", "Failed": "red", "Ignored": "red"}
 
