@@ -8,48 +8,17 @@ from hypothesis import strategies as st
 
 from hwpoison.abi import pageflags as pg
 
-# include/uapi/linux/kernel-page-flags.h, and include/linux/kernel-page-flags.h from 32 on.
+# include/uapi/linux/kernel-page-flags.h, and include/linux/kernel-page-flags.h from 32 on: first bit, names.
+HEADERS = """
+0 LOCKED ERROR REFERENCED UPTODATE DIRTY LRU ACTIVE SLAB WRITEBACK RECLAIM BUDDY MMAP ANON SWAPCACHE
+14 SWAPBACKED COMPOUND_HEAD COMPOUND_TAIL HUGE UNEVICTABLE HWPOISON NOPAGE KSM THP OFFLINE ZERO_PAGE IDLE
+26 PGTABLE
+32 RESERVED MLOCKED OWNER_2 PRIVATE PRIVATE_2 OWNER_PRIVATE ARCH UNCACHED SOFTDIRTY ARCH_2 ARCH_3
+"""
 BITS = {
-    **dict(
-        enumerate(
-            [
-                "LOCKED",
-                "ERROR",
-                "REFERENCED",
-                "UPTODATE",
-                "DIRTY",
-                "LRU",
-                "ACTIVE",
-                "SLAB",
-                "WRITEBACK",
-                "RECLAIM",
-                "BUDDY",
-            ]
-        )
-    ),
-    **dict(
-        enumerate(
-            [
-                "MMAP",
-                "ANON",
-                "SWAPCACHE",
-                "SWAPBACKED",
-                "COMPOUND_HEAD",
-                "COMPOUND_TAIL",
-                "HUGE",
-                "UNEVICTABLE",
-            ],
-            11,
-        )
-    ),
-    **dict(enumerate(["HWPOISON", "NOPAGE", "KSM", "THP", "OFFLINE", "ZERO_PAGE", "IDLE", "PGTABLE"], 19)),
-    **dict(
-        enumerate(
-            ["RESERVED", "MLOCKED", "OWNER_2", "PRIVATE", "PRIVATE_2", "OWNER_PRIVATE", "ARCH", "UNCACHED"],
-            32,
-        )
-    ),
-    **dict(enumerate(["SOFTDIRTY", "ARCH_2", "ARCH_3"], 40)),
+    bit: name
+    for first, *names in map(str.split, HEADERS.strip().splitlines())
+    for bit, name in enumerate(names, int(first))
 }
 
 

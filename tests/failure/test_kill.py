@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from hwpoison.abi.signals import PAGE_SHIFT, McePolicy, SiCode, SigInfo, Signal
+from hwpoison.abi.signals import PAGE_SHIFT, Errno, McePolicy, SiCode, SigInfo, Signal
 from hwpoison.failure.flags import MF_ACTION_REQUIRED, MF_MUST_KILL, MF_SW_SIMULATED
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.inject import hard_offline_page, madvise, running
@@ -332,3 +332,22 @@ def test_the_second_of_two_bad_pages_is_not_told_while_the_first_is_pending(newe
     with pytest.raises(Signalled) as hit:
         load(task, vma.start + 1)
     assert hit.value.info.address == (vma.start + 1) << PAGE_SHIFT
+
+
+def test_a_task_that_lost_two_pages_is_told_the_address_of_the_one_it_met_again(
+    newest: MemoryFailure,
+) -> None:
+    vm = newest.vm
+    task = vm.new_task("app")
+    task.sigbus = "handler"
+    vma = do_mmap(task.alive_mm(), 2)
+    frames = []
+    for vpn in (vma.start, vma.start + 1):
+        store(task, vpn, "x")
+        entry = task.alive_mm().entry(vpn)
+        assert isinstance(entry, Pte)
+        frames.append(entry.page.pfn)
+        assert newest.memory_failure(entry.page.pfn, MF_SW_SIMULATED) == 0
+    with running(vm, task):
+        assert newest.memory_failure(frames[1], MF_ACTION_REQUIRED) == -Errno.EHWPOISON
+    assert [info.address for info in task.pending] == [(vma.start + 1) << PAGE_SHIFT]

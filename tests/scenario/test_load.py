@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         load_file(tmp_path)
     path = tmp_path / "binary.toml"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(NotPossible, match="cannot read the scenario file"):
+    with pytest.raises(WrongUse, match="is no text: expected a scenario file in TOML"):
         load_file(path)
 
 

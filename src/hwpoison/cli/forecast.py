@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -69,10 +70,9 @@ def frame_number(text: str) -> int:
 
 def number(text: str, what: str) -> int:
     """A number in decimal, or in hexadecimal with 0x. Raises WrongUse."""
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise WrongUse(f"{text!r} is not {what}") from None
+    if not re.fullmatch(r"[+-]?(0[xX][0-9a-fA-F]+|[0-9]+)", text):
+        raise WrongUse(f"{text!r} is not {what}")
+    return int(text, 16 if "x" in text.lower() else 10)
 
 
 def _forecast(

@@ -30,8 +30,8 @@ def simulate(
     """Tell the story of a memory error, step by step.
 
     Who did what, what the handler decided and by which rule, who was hurt, what was lost. Without a
-    name: list the catalogue. Exit code 1 if a promise is broken or something comes out other than the
-    scenario says.
+    name: list the catalogue. Exit code 1 if something comes out other than the scenario says (lines that
+    begin with =>), or a promise is broken that it does not list as a known weakness (breaks = [...]).
 
     \b
     hwpoison simulate

@@ -11,6 +11,8 @@ from rich.table import Table
 from hwpoison.abi.records import Broken, Note, Observation, Outcome, StoryStep
 from hwpoison.report.terminal import Console
 
+ERRORS_KILL = ("SIGBUS", "SIGKILL")
+"""What a memory error can end a task with; a task that dies of anything else did so by itself."""
 RESULT_COLOURS = {"Recovered": "green", "Delayed": "yellow", "Failed": "red", "Ignored": "red"}
 
 
@@ -82,7 +84,8 @@ def _print_ending(out: Console, ending: Ending) -> None:
     for verdict in verdicts:
         colour = RESULT_COLOURS[str(verdict["result"])]
         out.print(f"[bold]Verdict:[/] {escape(str(verdict['type']))}: [{colour}]{verdict['result']}[/]")
-    hurt = dict.fromkeys(o.who for o in outcome.observations if o.kind in ("signal", "died"))
+    fates = [o for o in outcome.observations if o.kind == "signal" or o.value.get("signal") in ERRORS_KILL]
+    hurt = dict.fromkeys(o.who for o in fates)
     out.print(f"[bold]Hurt:[/]    {', '.join(map(escape, hurt)) or 'nobody'}")
     out.print(f"[bold]Lost:[/]    {'; '.join(map(escape, outcome.losses)) or 'nothing'}")
     if not ending.broken:

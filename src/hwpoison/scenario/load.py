@@ -60,7 +60,9 @@ def load_file(path: Path) -> list[Scenario]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise WrongUse(f"no scenario file {str(path)!r}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise WrongUse(f"{str(path)!r} is no text: expected a scenario file in TOML") from None
+    except OSError as error:
         raise NotPossible(f"cannot read the scenario file {str(path)!r}: {error}") from None
     return load_text(text, str(path))
 
@@ -170,7 +172,7 @@ def _steps(text: str, origin: str, start: int) -> tuple[Step, ...]:
         except StepError as error:
             raise WrongUse(f"{origin}:{number}: {error}") from None
     if not steps:
-        raise WrongUse(f"{origin}:{start}: there is no step; expected at least one")
+        raise WrongUse(f"{origin}{f':{start}' if start else ''}: there is no step; expected at least one")
     return tuple(steps)
 
 

@@ -11,6 +11,8 @@ import shlex
 from dataclasses import dataclass, field
 
 from hwpoison.abi.problems import Problem, WrongUse, unknown_name
+from hwpoison.abi.results import MfResult, PageType
+from hwpoison.abi.signals import Errno, SiCode, Signal
 
 YES_NO = ("no", "yes")
 POLICIES = ("default", "early", "late", "clear")
@@ -313,7 +315,23 @@ def _value(verb: Verb, parameter: Parameter, value: str) -> str:
     return value
 
 
-KINDS = ("signal", "died", "call", "return", "verdict", "log", "counter", "page", "pte", "disk", "panic")
+YES_OR_NO = ("yes", "no")
+EXPECTED: dict[str, dict[str, tuple[str, ...]]] = {
+    "signal": {"code": tuple(code.name for code in SiCode), "page": (), "lsb": ()},
+    "died": {"signal": tuple(signal.name for signal in Signal)},
+    "call": {"data": (), "errno": tuple(error.name for error in Errno)},
+    "return": {"code": ("0", *(f"-{error.name}" for error in Errno))},
+    "verdict": {
+        "type": tuple(page_type.log for page_type in PageType),
+        "result": tuple(result.text for result in MfResult),
+    },
+    "counter": {name: () for name in ("HardwareCorrupted", *(result.name.lower() for result in MfResult))},
+    "page": {"cached": YES_OR_NO, "dirty": YES_OR_NO, "bad": YES_OR_NO},
+    "pte": {"entry": ("present", "poison", "swap", "none"), "bad": YES_OR_NO},
+    "disk": {"data": ()},
+    "panic": {"text": ()},
+}
+"""Kinds of observations, what each tells, and the words it may be told in (none listed: any)."""
 
 
 def parse_expectation(line: str, number: int, kernels: tuple[str, ...]) -> Expectation:
@@ -337,13 +355,18 @@ def parse_expectation(line: str, number: int, kernels: tuple[str, ...]) -> Expec
     kind = "call"
     if words and "=" not in words[0]:
         kind = words.pop(0)
-        if kind not in KINDS:
-            raise StepError(str(unknown_name("kind of observation", kind, KINDS)))
+        if kind not in EXPECTED:
+            raise StepError(str(unknown_name("kind of observation", kind, EXPECTED)))
     who = words.pop(0) if words and "=" not in words[0] else None
     values: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
             raise StepError(f"{word!r} is not key=value")
+        if key not in EXPECTED[kind]:
+            raise StepError(str(unknown_name(f"part of a {kind!r}", key, EXPECTED[kind])))
+        choices = EXPECTED[kind][key]
+        if choices and value not in choices:
+            raise StepError(str(unknown_name(f"{key} of a {kind!r}", value, choices)))
         values[key] = value
     return Expectation(kind, who, values, only, number)
