@@ -330,9 +330,8 @@ class WholeMachine(RuleBasedStateMachine):
     @running
     @rule(file=st.integers(0, 2), number=NUMBER)
     def close(self, file: int, number: int) -> None:
-        account = self.accounts[file]
-        if account.owed:
-            del account.owed[list(account.owed)[number % len(account.owed)]]
+        if owed := self.accounts[file].owed:
+            del owed[list(owed)[number % len(owed)]]
 
     @contextmanager
     def call(self, account: Account, index: int) -> Iterator[None]:
@@ -440,8 +439,7 @@ class WholeMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 30), drop=st.booleans())
     def reclaim(self, number: int, drop: bool) -> None:
         self.vm.lru.add_drain_all()
-        pages = list(self.vm.lru.pages.values())
-        if pages:
+        if pages := list(self.vm.lru.pages.values()):
             reclaim_folio(pages[number % len(pages)], drop=drop)
 
     @running
@@ -490,7 +488,8 @@ class WholeMachine(RuleBasedStateMachine):
         for process in self.processes:
             places = {vpn << PAGE_SHIFT for area in process.areas for vpn in area.hit}
             for info in process.task.received[told[process.task] :]:
-                assert info.address in places or info.signal is Signal.SIGKILL, f"{process.task}: why?"
+                # Without an address: killed, or it consumed an error that could not be handled.
+                assert info.address in places or info.code is SiCode.SI_KERNEL, f"{process.task}: why?"
         self.bury()
 
     @running
@@ -501,8 +500,8 @@ class WholeMachine(RuleBasedStateMachine):
     @running
     @rule(number=st.integers(0, 40), way=WAYS)
     def error_in_use(self, number: int, way: Callable[[MemoryFailure, int], int]) -> None:
-        in_use = [page for page in self.vm.zone.pages.values() if page.refcount and page.pfn >= RESERVED]
-        if in_use:
+        pages = self.vm.zone.pages.values()
+        if in_use := [page for page in pages if page.refcount and page.pfn >= RESERVED]:
             page = in_use[number % len(in_use)]
             self.strike(page, lambda: way(self.failure, page.pfn))
 
@@ -581,11 +580,12 @@ def dirty_page_back_from_swap(state: WholeMachine) -> None:
 
 
 def slot_for_nobodys_page(state: WholeMachine) -> None:
-    """A page that its file had let go of, held by a pin, was given a slot in swap for ever."""
+    """A page that its file had let go of, held by the handler, was given a slot in swap for ever."""
     state.boot(profile="6.1", early=False)
     state.map(process=0, kind=6)
     state.pin(process=0, area=0, page=0)
     state.leave(process=0, execve=True)
+    state.error_in_use(number=0, way=deferred)
     state.reclaim(number=0, drop=True)
 
 

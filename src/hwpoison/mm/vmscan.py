@@ -60,6 +60,8 @@ def _write_out(page: Page) -> bool:
                 try_to_unmap(page, 0)
             return False
         return shmem_writepage(mapping, page)
+    if mapping is None and not page.flags & pg.SWAPCACHE:
+        return False  # its file has let go of it, somebody still holds it
     if not page.flags & pg.SWAPCACHE:
         if page.maybe_dma_pinned:
             return False  # the process would go on with a copy, the device with this page
