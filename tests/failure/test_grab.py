@@ -12,7 +12,7 @@ from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import Errno
 from hwpoison.failure import grab as module
 from hwpoison.failure.flags import MF_COUNT_INCREASED, MF_SW_SIMULATED
-from hwpoison.failure.grab import RETRIES, Grab, get_hwpoison_page, handlable, shake_page
+from hwpoison.failure.grab import Grab, get_hwpoison_page, handlable, shake_page
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.mm.inode import File
 from hwpoison.mm.locks import Op, Path
@@ -80,7 +80,7 @@ def test_pages_known_to_be_the_kernels_are_refused_at_once_or_after_all_tries(
     page = kernel_page(failure.vm, kind)
     assert get_hwpoison_page(failure, page, counted=False) is REFUSED[failure.profile.name]
     assert page.refcount == 1
-    assert len(shaken) == (0 if failure.profile.name == "7.3" else RETRIES)
+    assert len(shaken) == (0 if failure.profile.name == "7.3" else 3)
     assert failure.vm.log == [f"Memory failure: {page.pfn:#x}: unhandlable page."]
 
 
@@ -90,7 +90,7 @@ def test_pages_that_nobody_knows_are_tried_four_times(
 ) -> None:
     page = kernel_page(failure.vm, kind)
     assert get_hwpoison_page(failure, page, counted=False) is Grab.UNHANDLABLE
-    assert shaken == [page] * RETRIES
+    assert shaken == [page] * 3
     assert failure.vm.log == [f"Memory failure: {page.pfn:#x}: unhandlable page."]
 
 
@@ -216,6 +216,14 @@ def test_a_page_lost_twice_is_a_failure(failure: MemoryFailure, monkeypatch: pyt
     assert [(e.type, e.result) for e in failure.events] == [(PageType.BUDDY, MfResult.FAILED)]
     assert page.refcount == 0
     assert vm.counters.poisoned == 1, "a retry is not counted"
+
+
+def test_a_page_lost_twice_is_not_said_to_be_given_up(
+    newest: MemoryFailure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newest.vm.zone, "take_page_off_buddy", lambda page: False)
+    newest.memory_failure(200, MF_SW_SIMULATED)
+    assert "for ever" not in newest.events[0].reason
 
 
 def test_a_page_whose_last_user_lets_go_after_the_mark_is_contained_but_called_ignored(

@@ -462,6 +462,14 @@ def test_errors_that_the_kernel_met_itself_wait_in_a_queue(newest: MemoryFailure
         load(task, vma.start)
 
 
+def test_a_full_queue_loses_the_error_and_says_so(newest: MemoryFailure) -> None:
+    """Facts 2.1."""
+    for pfn in range(100, 117):
+        newest.queue(pfn)
+    assert newest.queued == list(range(100, 116))
+    assert newest.vm.log[-1].endswith("buffer overflow when queuing memory failure at 0x74")
+
+
 def test_madvise_consumes_in_new_kernels_and_only_marks_in_old_ones(failure: MemoryFailure) -> None:
     task, vma, page = anonymous(failure.vm)
     assert madvise(failure, task, vma.start) == 0

@@ -15,6 +15,7 @@ from hwpoison.failure.inject import hard_offline_page
 from hwpoison.failure.profiles import PROFILES
 from hwpoison.failure.user_mappings import hwpoison_user_mappings, unmap_poisoned_folio
 from hwpoison.mm.inode import File
+from hwpoison.mm.locks import Op, Path
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mlock import mlock
@@ -142,6 +143,27 @@ def test_locked_memory_is_unmapped_like_any_other(failure: MemoryFailure) -> Non
     assert hard_offline_page(failure, page.pfn) == 0
     assert isinstance(task.alive_mm().entry(vma.start), PoisonPte)
     assert not page.flags & pg.MLOCKED
+
+
+def test_a_mlock_that_another_cpu_has_not_counted_yet_is_no_unexplained_reference(
+    newest: MemoryFailure, interrupted: Callable[..., object]
+) -> None:
+    """The batches are drained once more after unmapping, or its reference would make it Failed."""
+    vm = newest.vm
+    file = File(vm.create("data", "ext4", 1), "fd")
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 1, file=file, shared=True)
+    mlock(task.alive_mm(), vma)
+    page = mapped(task, vma.start)
+
+    def unmapping(running: Path, op: Op, on: object) -> bool:
+        return op is Op.ACQUIRE and on is file.inode.mapping.i_mmap_rwsem
+
+    result = interrupted(
+        vm, lambda: hard_offline_page(newest, page.pfn), lambda: vm.lru.mlock_folio(page), unmapping
+    )
+    assert result == 0
+    assert newest.events[0].result is MfResult.RECOVERED
 
 
 # When unmapping fails.

@@ -17,6 +17,7 @@ from hwpoison.mm.mmap import do_mmap
 from hwpoison.mm.page import Page, get_page, put_page
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.vmscan import reclaim_folio
+from hwpoison.mm.writeback import filemap_fdatawrite
 
 
 @dataclass
@@ -142,6 +143,12 @@ def test_pins_and_holds_that_are_known_are_no_imbalance(books: Books) -> None:
     unpin_user_page(page)
     get_page(books.cached)
     books.vm.held.add(books.cached.pfn)
+    assert books.vm.check() == []
+
+
+def test_a_write_under_way_is_no_imbalance(books: Books) -> None:
+    books.vm.disk.held = True
+    filemap_fdatawrite(books.file.inode.mapping)
     assert books.vm.check() == []
 
 

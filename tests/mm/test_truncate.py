@@ -9,6 +9,7 @@ import pytest
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult
 from hwpoison.abi.signals import Errno, SiCode, Signal
+from hwpoison.mm.filemap import filemap_release_folio
 from hwpoison.mm.inode import File
 from hwpoison.mm.locks import Op, Path
 from hwpoison.mm.machine import Machine, Traits
@@ -23,6 +24,7 @@ from hwpoison.mm.truncate import (
     invalidate_mapping_pages,
     mapping_evict_folio,
     punch_hole,
+    remove_mapping,
     truncate,
     truncate_inode_folio,
 )
@@ -204,10 +206,30 @@ def test_a_page_that_somebody_needs_is_not_evicted(vm: Machine, ext4: File, reas
     with locked(page):
         assert not mapping_evict_folio(mapping, page)
     assert ext4.inode.mapping.pages[0] is page
+    assert page.flags & pg.PRIVATE, "its buffers stay with it"
     put_page(page)
     vm.disk.release()
     if reason == "held":
         put_page(page)
+
+
+def test_a_page_made_dirty_at_the_last_moment_stays_and_gets_its_references_back(
+    vm: Machine, ext4: File
+) -> None:
+    """__remove_mapping(): the dirty bit is looked at when nobody can find the page any more."""
+    vm.write(ext4, 0, "x")
+    page = ext4.inode.mapping.pages[0]
+    fsync(ext4)
+    vm.lru.add_drain_all()
+    get_page(page)
+    with locked(page):
+        assert filemap_release_folio(page)
+        page.flags |= pg.DIRTY
+        ext4.inode.mapping.dirty.add(0)
+        assert not remove_mapping(ext4.inode.mapping, page)
+    assert ext4.inode.mapping.pages[0] is page
+    assert page.refcount == 2
+    put_page(page)
 
 
 # The answer to a bad page (me_pagecache_clean(), me_pagecache_dirty()).

@@ -25,6 +25,8 @@ from .profiles import NEWEST, Profile
 from .states import identify
 from .user_mappings import hwpoison_user_mappings
 
+QUEUE_LENGTH = 16
+"""MEMORY_FAILURE_FIFO_SIZE."""
 UNCOUNTED = {PageType.ALREADY_POISONED, PageType.PFN_MAP}
 """Verdicts that move no counter: nothing more was lost (action_result())."""
 
@@ -109,13 +111,13 @@ class MemoryFailure:
                 if not taken and retry:
                     test_and_clear(page, pg.HWPOISON)
                     retry = False
+                    flags &= ~MF_COUNT_INCREASED  # the caller's reference is spent
                     continue
                 if taken:
                     atomic_add(page, "refcount", 1)
                 result = MfResult.RECOVERED if taken else MfResult.FAILED
-                return self.action_result(
-                    page.pfn, PageType.BUDDY, result, reason="the allocator gave it up for ever"
-                )
+                reason = "the allocator gave it up for ever" if taken else "it was taken before us, twice"
+                return self.action_result(page.pfn, PageType.BUDDY, result, reason=reason)
             if grab is not Grab.TAKEN:
                 return self._not_taken(page, grab)
             return self._isolate(page, flags)
@@ -217,7 +219,10 @@ class MemoryFailure:
             task.force_signal(SigInfo(Signal.SIGBUS, forced=True))
 
     def queue(self, pfn: int) -> None:
-        """memory_failure_queue(): from a context that cannot sleep."""
+        """memory_failure_queue(): from a context that cannot sleep. A full queue loses the error."""
+        if len(self.queued) >= QUEUE_LENGTH:
+            self.printk(f"buffer overflow when queuing memory failure at {pfn:#x}")
+            return
         self.queued.append(pfn)
 
     def run_queue(self) -> None:

@@ -1,6 +1,6 @@
 """The ways in: how an error reaches the handler (mm/madvise.c, drivers/base/memory.c, mm/hwpoison-inject.c).
 
-All but ``consume`` are software: the frame's bytes are unharmed, and the kernel knows it (MF_SW_SIMULATED).
+All but ``deferred`` are software: the frame's bytes are unharmed, and the kernel knows it (MF_SW_SIMULATED).
 """
 
 from __future__ import annotations

@@ -164,6 +164,8 @@ class Paths:
             ready = [path for path in self.alive if path.waits_for is None]
         if self.chooser is not None:
             path = self.chooser.choose(ready, running, op, on)
+            if path not in ready:
+                raise KernelBug(f"the chooser picked {path}, which is not ready")
         else:
             path = running if running in ready else ready[0]
         if path is not running:

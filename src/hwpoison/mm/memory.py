@@ -108,6 +108,8 @@ def _install(vma: Vma, vpn: int, table: PageTable, old: Entry | None, page: Page
         table.entries[vpn] = new
         if isinstance(old, Pte) and old.page is not vma.mm.vm.zero_page:
             page_remove_rmap(old.page, vma)
+            if old.page.flags & pg.SWAPCACHE and not old.page.mapped:
+                old.page.vm.swap.free_swap_cache(old.page)
             put_page(old.page)
     return Fault.DONE
 

@@ -17,20 +17,23 @@ def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
     A page that cannot be brought in, as one that was lost, is ENOMEM; the area stays locked.
     """
     with mm.mmap_lock.write():
-        if vma.locked == on:
-            return
-        vma.locked = on
-        for vpn, table in mm.populated(vma.start, vma.end):
-            with table.lock:
-                entry = table.entries.get(vpn)
-                if isinstance(entry, Pte) and entry.page is not mm.vm.zero_page:
-                    if on:
-                        mm.vm.lru.mlock_folio(entry.page)
-                    else:
-                        mm.vm.lru.munlock_folio(entry.page)
+        if vma.locked != on:
+            vma.locked = on
+            _mark_pages(mm, vma, on=on)
     mm.vm.lru.add_drain_all()
     if on:
         populate(mm, vma)
+
+
+def _mark_pages(mm: Mm, vma: Vma, *, on: bool) -> None:
+    for vpn, table in mm.populated(vma.start, vma.end):
+        with table.lock:
+            entry = table.entries.get(vpn)
+            if isinstance(entry, Pte) and entry.page is not mm.vm.zero_page:
+                if on:
+                    mm.vm.lru.mlock_folio(entry.page)
+                else:
+                    mm.vm.lru.munlock_folio(entry.page)
 
 
 def populate(mm: Mm, vma: Vma) -> None:

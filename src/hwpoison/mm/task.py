@@ -112,12 +112,12 @@ class Task:
         """Signals that take effect now, as the thread returns to user mode. The process may be dead after."""
         done = []
         for info in list(self.pending):
-            if self.blocked and info.signal is not Signal.SIGKILL:
+            if self.blocked and info.signal is Signal.SIGBUS:
                 continue
             self.pending.remove(info)
             self.received.append(info)
             done.append(info)
-            if info.signal is Signal.SIGKILL or self.leader.sigbus == "default":
+            if info.signal is not Signal.SIGBUS or self.leader.sigbus == "default":
                 self.leader.exit(info.signal)
                 break
         return done
