@@ -23,7 +23,7 @@ from typer.main import get_command
 from hwpoison import __version__
 from hwpoison.abi.problems import DONE, NOT_POSSIBLE, Problem
 
-COMMANDS = ("simulate", "forecast", "explain")
+COMMANDS = ("simulate", "forecast", "explain", "verify", "kernels")
 FOLDER = Path(__file__).parent
 
 INTERRUPTED = 128 + signal.SIGINT  # as the shell reports it
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our letters is no reason to fail
-    if sys.stdout is None:  # closed by the caller
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    if sys.stdout is None:
+        return tell("standard output is closed: there is nowhere to print to", NOT_POSSIBLE)
     try:
         code = run(sys.argv[1:] if arguments is None else arguments)
         print(end="", flush=True)  # a reader that has left is noticed here, not at interpreter exit

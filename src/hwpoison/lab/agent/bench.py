@@ -1,0 +1,163 @@
+"""One scenario under way on a real kernel: its things by name, and the frames behind them.
+
+Files are opened, read and written by one task of our own, the *hand*, so that a call that blocks or a
+page that is bad stops nobody else. An area has the same address in every task and no two areas have the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi import pagemap as pm
+from hwpoison.abi.records import Kind, Observation, Value
+from hwpoison.abi.signals import PAGE_SHIFT
+from hwpoison.scenario.steps import Step
+
+from . import frames
+from . import syscalls as nr
+from .disks import Disks
+from .evidence import Evidence
+from .files import ROOT, File, Files, cached
+from .holds import Hold, Pin
+from .problems import EndedEarly
+from .remote import DATA, Remote
+from .syscalls import PAGE
+from .tasks import Task, Tasks
+
+PROGRAM = ROOT / "task"
+HAND = "(hand)"
+AboutTo = Callable[[int, int | None, list[Observation]], None]
+"""Called with the number of a step that may stop the machine, the frame that it will poison if that is
+known and can be made good again, and all that was seen until then."""
+T = TypeVar("T")
+
+
+def named(things: dict[str, T], name: str) -> T:
+    """The thing of that name. EndedEarly if the step that was to make it failed."""
+    if name not in things:
+        raise EndedEarly(f"there is no {name!r}")
+    return things[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """A named area. ``file`` None: anonymous. ``address`` in bytes, ``first`` in pages."""
+
+    name: str
+    address: int
+    pages: int
+    owner: Task
+    file: str | None
+    first: int
+    shared: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFrame:
+    """A frame of the kernel's. ``source``: descriptor and offset that it can be mapped from, if it can."""
+
+    pfn: int
+    owned: bool = True
+    source: tuple[int, int] | None = None
+
+
+class Bench:
+    """What the methods of all verbs work with."""
+
+    def __init__(self, disks: Disks, files: Files, about_to: AboutTo) -> None:
+        self.disks = disks
+        self.file_systems = files
+        self.about_to = about_to
+        self.tasks = Tasks(str(PROGRAM), ROOT, disks.answer)
+        self.hand_task = self.tasks.start(HAND)
+        self.tasks.sigbus(self.hand_task, "handler")
+        self.files: dict[str, File] = {}
+        self.open_files: dict[str, tuple[int, File]] = {}  # name → (the hand's descriptor, file)
+        self.areas: dict[str, Area] = {}
+        self.frames: dict[str, KernelFrame] = {}
+        self.holds: dict[str, Hold | Pin] = {}
+        self.known: dict[tuple[str, int], int] = {}  # page of a file or area → the frame it had last
+        self.zero_page = frames.zero_page()
+        self.zero_page_was_bad = frames.is_bad(self.zero_page)
+        self.seen: list[Observation] = []
+        self.number = 0
+        self.evidence = Evidence()
+
+    @property
+    def hand(self) -> Remote:
+        return self.hand_task.remote
+
+    def see(self, kind: Kind, who: str, **value: Value) -> None:
+        self.seen.append(Observation(self.number, kind, who, value))
+
+    def page_name(self, page: int) -> str:
+        for area in self.areas.values():
+            index = page - (area.address >> PAGE_SHIFT)
+            if 0 <= index < area.pages:
+                return f"{area.name}:{index}"
+        return f"{page:#x}"
+
+    def place(self, step: Step) -> tuple[Task, int]:
+        """The task and the address that an ``area:page`` step means."""
+        area = named(self.areas, step.subject)
+        name = step.get("task")
+        return self.tasks.get(area.owner.name if name is None else name), area.address + step.page * PAGE
+
+    def descriptor(self, name: str) -> int:
+        return named(self.open_files, name)[0]
+
+    def pfn(self, step: Step) -> int:
+        """The frame that a step means. EndedEarly if there is none."""
+        if step.subject in self.frames:
+            return named(self.frames, step.subject).pfn
+        if step.subject in self.holds:
+            return named(self.holds, step.subject).pfn
+        if step.subject in self.files:
+            found = self.file_frame(named(self.files, step.subject), step.page)
+        else:
+            task, address = self.place(step)
+            found = pm.pfn_of(frames.entry(task.remote.pid, address)) or self._in_swap_cache(*self.key(step))
+        if found is None:
+            raise EndedEarly(f"there is no page at {step.subject}:{step.page}")
+        self.known[self.key(step)] = found
+        return found
+
+    def key(self, step: Step) -> tuple[str, int]:
+        """What a page belongs to: a page of a file has this name in every area that shares it."""
+        area = self.areas.get(step.subject)
+        if area is not None and area.file is not None and area.shared:
+            return area.file, area.first + step.page
+        return step.subject, step.page
+
+    def remember(self, step: Step) -> None:
+        """Note the frame of a page, which may be needed when it is no longer mapped."""
+        task, address = self.place(step)
+        if (pfn := pm.pfn_of(frames.entry(task.remote.pid, address))) is not None:
+            self.known[self.key(step)] = pfn
+
+    def _in_swap_cache(self, name: str, index: int) -> int | None:
+        """The frame that a page had before it was unmapped, if the swap cache has it still."""
+        pfn = self.known.get((name, index))
+        return pfn if pfn is not None and frames.flags(pfn) & pg.SWAPCACHE else None
+
+    def file_frame(self, file: File, index: int) -> int | None:
+        """The frame of a page of a file: looked up by a mapping of the hand, which is gone again at once.
+
+        None if it is not in the page cache. One that is too bad to be touched is the one that it was before.
+        """
+        if (waiting := self._in_swap_cache(file.name, index)) is not None:
+            return waiting  # a touch would bring it back
+        if not cached(file.path, index):
+            return None
+        hand = self.hand
+        descriptor = hand.call(nr.OPEN, hand.shared.scratch(bytes(file.path) + b"\0"), os.O_RDWR)
+        address = hand.call(nr.MMAP, 0, PAGE, 1, nr.MAP_SHARED, descriptor, index * PAGE)
+        touched = hand.copy(DATA, address, 1)
+        word = frames.entry(hand.pid, address)
+        hand.call(nr.MUNMAP, address, PAGE)
+        hand.call(nr.CLOSE, descriptor)
+        return pm.pfn_of(word) if touched else self.known.get((file.name, index))

@@ -1,0 +1,205 @@
+"""Files of a scenario on real file systems, and what is on their disks.
+
+A file on a disk starts with ``NAME:PAGE:old`` in each page, written, clean and out of the page cache.
+File systems are made when they are first wanted and kept for the boot. What is on the disk is found
+by the file's own block map and read past all caches: reading the file with O_DIRECT would write its
+dirty pages first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from .disks import Disk, Disks, modules
+from .problems import CannotSetUp
+from .quiet import mount
+from .syscalls import PAGE, libc, map_file, unmap
+
+ROOT = Path("/run/hwpoison")
+FIEMAP, FIBMAP, FIGETBSZ = 0xC020660B, 1, 2  # ioctl numbers
+MNT_DETACH = 2
+NOT_ON_DISK = 0x2 | 0x4 | 0x800  # extents that are UNKNOWN, DELALLOC or UNWRITTEN
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a file system is made. ``make`` None: it has no disk."""
+
+    make: str | None
+    options: str = ""
+
+
+KINDS = {
+    # Written and allocated only when a step asks for it: no journal timer, no flush on close or truncation.
+    "ext4": Kind("mkfs.ext4 -q -b 4096 -E nodiscard {disk} 64M", "commit=3600,noauto_da_alloc,noinit_itable"),
+    "xfs": Kind("mkfs.xfs -q -f -K -d size=320m -l size=64m {disk}"),
+    "vfat": Kind("mkfs.vfat -F 16 -s 8 {disk} 65536"),  # clusters of one page
+    "f2fs": Kind("mkfs.f2fs -q -f -t 0 {disk} 262144", "background_gc=off"),
+    "tmpfs": Kind(None, "huge=never"),
+    "ramfs": Kind(None),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a scenario. ``disk`` None: its contents are nowhere but in memory."""
+
+    name: str
+    fs: str
+    path: Path
+    disk: Disk | None
+    whole_disk: bool = False
+
+
+class Files:
+    """The file systems of this boot."""
+
+    def __init__(self, disks: Disks) -> None:
+        self.disks = disks
+        self.mounted: set[str] = set()
+        self.whole_disks = 0
+
+    def prepare(self, fs: str) -> None:
+        """Have this file system ready. CannotSetUp if this guest cannot."""
+        if fs in self.mounted or fs == "bdev":
+            return
+        kind = KINDS.get(fs)
+        if kind is None:
+            raise CannotSetUp(f"{fs}: these kernels have no driver for it, or the lab no way to make one")
+        if kind.make is None:
+            mount("none", ROOT / fs, fs, kind.options)
+        else:
+            self._make(fs, kind.make.format(disk=self.disks.get(fs).path).split(), kind.options)
+        self.mounted.add(fs)
+
+    def _make(self, fs: str, command: list[str], options: str) -> None:
+        if shutil.which(command[0]) is None:
+            raise CannotSetUp(f"{fs}: {command[0]} is not installed on the host")
+        modules(fs)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CannotSetUp(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
+        mount(self.disks.get(fs).path, ROOT / fs, fs, options)
+
+    def create(self, name: str, fs: str, pages: int) -> File:
+        """A file of that many pages."""
+        self.prepare(fs)
+        if fs == "bdev":
+            disk = self.disks.get(f"bdev {self.whole_disks}")
+            self.whole_disks += 1
+            file = File(name, fs, Path(disk.path), disk, True)
+        else:
+            on_disk = KINDS[fs].make is not None
+            file = File(name, fs, ROOT / fs / name, self.disks.get(fs) if on_disk else None)
+        descriptor = os.open(file.path, os.O_RDWR | (0 if file.whole_disk else os.O_CREAT | os.O_EXCL))
+        try:
+            if file.disk is None:
+                os.ftruncate(descriptor, pages * PAGE)
+            for index in range(pages if file.disk is not None else 0):
+                os.pwrite(descriptor, f"{name}:{index}:old".encode().ljust(PAGE, b"\0"), index * PAGE)
+            if file.disk is not None:
+                _write_out(descriptor)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+        for index in range(pages if file.disk is not None else 0):
+            if cached(file.path, index):
+                raise CannotSetUp(f"page {index} of a new {fs} file stays in the page cache")
+        return file
+
+    def empty(self, *, check: bool) -> None:
+        """Remove all files. A file system that does not work any more (``check``: try it) is given up."""
+        for fs in list(self.mounted):
+            try:
+                for path in (ROOT / fs).iterdir():
+                    if path.is_file():
+                        path.unlink()
+                if check:
+                    _try(ROOT / fs / "probe")
+            except OSError:
+                libc.umount2(bytes(ROOT / fs), MNT_DETACH)
+                self.mounted.remove(fs)
+
+
+def _try(path: Path) -> None:
+    """Write a file to the disk and remove it. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        os.write(descriptor, bytes(PAGE))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    path.unlink()
+
+
+def _write_out(descriptor: int) -> None:
+    """fsync(2); a disk that was a file before may have to tell an error of that time first."""
+    with contextlib.suppress(OSError):
+        os.fsync(descriptor)
+    os.fsync(descriptor)
+
+
+def cached(path: Path, index: int) -> bool:
+    """Is this page in the page cache (mincore)? Asking does not bring it there."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        if os.lseek(descriptor, 0, os.SEEK_END) <= index * PAGE:
+            return False
+        address = map_file(descriptor, 1, index * PAGE)
+    finally:
+        os.close(descriptor)
+    answer = ctypes.create_string_buffer(1)
+    libc.mincore(address, PAGE, answer)
+    unmap(address, 1)
+    return bool(answer.raw[0] & 1)
+
+
+def label(content: bytes) -> str:
+    """What a page says: the word it starts with, or "zeros"; "" for nothing, as beyond the end of a file."""
+    if not content:
+        return ""
+    if not any(content):
+        return "zeros"
+    return content.partition(b"\0")[0].decode("utf-8", "replace") or "mixed"
+
+
+def on_disk(file: File, index: int) -> str | None:
+    """What the disk has of this page; None for a file without one."""
+    if file.disk is None:
+        return None
+    place = index * PAGE if file.whole_disk else _place(file.path, index)
+    return "zeros" if place is None else label(file.disk.read(place, PAGE))
+
+
+def _place(path: Path, index: int) -> int | None:
+    """The byte on the disk where this page of a file is, None if it has none."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        request = bytearray(struct.pack("<QQIIII", index * PAGE, PAGE, 0, 0, 1, 0) + bytes(56))
+        try:
+            fcntl.ioctl(descriptor, FIEMAP, request)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
+                raise
+            return _block(descriptor, index)
+        logical, physical = struct.unpack_from("<QQ", request, 32)
+        found, flags = struct.unpack_from("<I", request, 20)[0], struct.unpack_from("<I", request, 72)[0]
+        return physical + index * PAGE - logical if found and not flags & NOT_ON_DISK else None
+    finally:
+        os.close(descriptor)
+
+
+def _block(descriptor: int, index: int) -> int | None:
+    """The same for file systems that only answer FIBMAP."""
+    size = struct.unpack("<i", fcntl.ioctl(descriptor, FIGETBSZ, bytes(4)))[0]
+    block = struct.unpack("<i", fcntl.ioctl(descriptor, FIBMAP, struct.pack("<i", index * PAGE // size)))[0]
+    return block * size or None

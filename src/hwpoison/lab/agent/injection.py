@@ -1,0 +1,63 @@
+"""The ways in for an error, by frame number, and the way back. Each is one write(2).
+
+MADV_HWPOISON is not here: the task itself calls it (witness.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from hwpoison.abi.signals import PAGE_SIZE
+
+from . import frames
+from .problems import CannotSetUp
+from .quiet import write_once
+from .remote import Remote
+from .syscalls import CLOSE, OPEN, WRITE
+
+DEBUGFS = "/sys/kernel/debug/hwpoison/corrupt-pfn"
+UNPOISON = "/sys/kernel/debug/hwpoison/unpoison-pfn"
+SYSFS = "/sys/devices/system/memory/hard_offline_page"
+
+
+def _write(hand: Remote, name: str, text: str) -> int:
+    """Write it from the task that may block; 0 or a negative errno."""
+    descriptor = hand.call(OPEN, hand.shared.scratch(name.encode() + b"\0"), os.O_WRONLY)
+    returned = hand.raw(WRITE, descriptor, hand.shared.scratch(text.encode()), len(text))
+    hand.call(CLOSE, descriptor)
+    return min(returned, 0)
+
+
+def corrupt_pfn(hand: Remote, pfn: int) -> int:
+    return _write(hand, DEBUGFS, str(pfn))
+
+
+def hard_offline(hand: Remote, pfn: int) -> int:
+    return _write(hand, SYSFS, hex(pfn * PAGE_SIZE))
+
+
+def hardware_error(hand: Remote, pfn: int) -> int:
+    """An error that the processor itself reports. The host has to bring it in, through QEMU's monitor."""
+    raise CannotSetUp("errors of the hardware itself need a way to QEMU's monitor, which this guest has not")
+
+
+WAYS: dict[str, Callable[[Remote, int], int]] = {
+    "debugfs": corrupt_pfn,
+    "sysfs": hard_offline,
+    "scrub": hardware_error,
+}
+
+
+def unpoison(pfns: Iterable[int]) -> list[int]:
+    """Make bad frames good again, now that nobody uses them; those where the kernel would not."""
+    left = []
+    for pfn in dict.fromkeys(pfns):
+        try:
+            if frames.is_bad(pfn):
+                write_once(UNPOISON, str(pfn))
+        except OSError:
+            pass  # EBUSY: somebody holds it; the flag tells
+        if frames.is_bad(pfn):
+            left.append(pfn)
+    return left

@@ -1,0 +1,67 @@
+"""What is switched off in the guest, so that only the scenario's own steps change its pages.
+
+Each is a file and what is written to it; one that this kernel does not have is passed over.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from .problems import CannotSetUp
+from .syscalls import libc
+
+SETTINGS = (
+    ("/proc/sys/kernel/printk_devkmsg", "on"),  # our markers are not to be rate limited
+    ("/proc/sys/kernel/core_pattern", "/run/hwpoison/core.%P"),
+    # Not 0: then each first dirtying of an inode wakes the flusher, which cleans pages under our hands.
+    ("/proc/sys/vm/dirty_writeback_centisecs", "360000"),
+    ("/proc/sys/vm/dirty_expire_centisecs", "360000"),
+    ("/proc/sys/vm/compaction_proactiveness", "0"),
+    # One page a fault, one page a read from disk or swap: neighbours stay where the scenario put them.
+    ("/sys/kernel/debug/fault_around_bytes", "4096"),
+    ("/proc/sys/vm/page-cluster", "0"),
+    ("/sys/kernel/mm/swap/vma_ra_enabled", "false"),
+    # No page is part of something larger; a scenario that wants that will have to ask for it.
+    ("/sys/kernel/mm/transparent_hugepage/enabled", "never"),
+    ("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "never"),
+    ("/sys/kernel/mm/ksm/run", "0"),
+    ("/sys/module/zswap/parameters/enabled", "N"),
+)
+DEFAULTS = (
+    ("/proc/sys/vm/memory_failure_early_kill", "0"),
+    ("/proc/sys/vm/memory_failure_recovery", "1"),
+    ("/proc/sys/vm/panic_on_unrecoverable_memory_failure", "0"),
+    ("/sys/kernel/debug/hwpoison/corrupt-filter-enable", "0"),
+    ("/sys/kernel/debug/hwpoison/corrupt-filter-flags-mask", "0"),
+    ("/sys/kernel/debug/hwpoison/corrupt-filter-flags-value", "0"),
+)
+"""What a scenario may change, and how it is put back."""
+
+
+def put(settings: tuple[tuple[str, str], ...]) -> None:
+    """Write all of these that exist. CannotSetUp names one that refuses."""
+    for name, value in settings:
+        if Path(name).exists():
+            try:
+                write_once(name, value + "\n")
+            except OSError as error:
+                raise CannotSetUp(f"{name} does not take {value!r}: {error.strerror}") from None
+
+
+def write_once(name: str, text: str) -> None:
+    """One write(2): a buffered file that meets an error writes again when it is closed. Raises OSError."""
+    descriptor = os.open(name, os.O_WRONLY)
+    try:
+        os.write(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
+
+
+def mount(source: str, where: Path, kind: str, options: str = "") -> None:
+    """mount(2), at a directory that is made if need be. Raises OSError."""
+    where.mkdir(parents=True, exist_ok=True)
+    if libc.mount(source.encode(), str(where).encode(), kind.encode(), 0, options.encode() or None) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(where))

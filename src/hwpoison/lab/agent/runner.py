@@ -1,0 +1,175 @@
+"""Runs scenarios one after the other, each in a process of its own, and cleans up after each.
+
+Whatever becomes of that process, everything is put back from outside of it. What it sees comes over a
+pipe; the lines that matter if the machine stops are written to the results at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hwpoison.abi.problems import Problem
+from hwpoison.abi.records import Observation
+from hwpoison.lab.wire import Errand
+
+from . import quiet
+from .bench import PROGRAM, AboutTo
+from .disks import Disks, make_swap, modules
+from .files import ROOT, Files
+from .injection import unpoison
+from .isolation import isolated
+from .problems import CannotSetUp, NeedsFreshBoot
+from .stub import executable
+from .syscalls import CallFailed, libc
+from .witness import Witness
+
+PR_SET_CHILD_SUBREAPER = 36
+PANIC_KNOBS = ("memory_failure_recovery", "panic_on_unrecoverable_memory_failure")
+
+
+class Runner:
+    """One boot. ``results`` is appended to."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = os.open(results, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self.release = os.uname().release
+        self.disks = Disks()
+        self.files = Files(self.disks)
+        self.swap_ready = False
+
+    def write(self, line: dict[str, Any]) -> None:
+        """One line of the results, on the host before anything else happens."""
+        os.write(self.results, json.dumps(line).encode() + b"\n")
+        os.fsync(self.results)
+
+    def set_up(self) -> None:
+        """Make the guest ready: the injector, the programs, and quiet."""
+        for kind, where in (
+            ("tmpfs", ROOT),
+            ("debugfs", "/sys/kernel/debug"),
+            ("tracefs", "/sys/kernel/tracing"),
+        ):
+            try:
+                quiet.mount(kind, Path(where), kind)
+            except OSError as error:
+                if kind == "tmpfs":
+                    raise CannotSetUp(f"cannot mount a {kind} at {where}: {error.strerror}") from None
+        modules("hwpoison_inject")
+        PROGRAM.write_bytes(executable())
+        PROGRAM.chmod(0o755)
+        quiet.put(quiet.SETTINGS)
+        resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        os.sched_setaffinity(0, {0})  # one list of fresh pages, one order of events
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def run(self, errands: list[Errand]) -> None:
+        """Run them all; those that may stop the machine last, so that one boot answers for most."""
+        for errand in sorted(errands, key=may_stop):
+            self.write({"begin": errand.name})
+            started = time.monotonic()
+            answer = self._one(errand)
+            answer["seconds"] = round(time.monotonic() - started, 2)
+            self.write({"scenario": errand.name, **answer})
+
+    def _one(self, errand: Errand) -> dict[str, Any]:
+        bad: list[int] = []
+        answer: dict[str, Any] = {"failed": "it ended without an answer"}
+        try:
+            self._prepare(errand)
+            for line in isolated(lambda writer: self._child(errand, writer), lambda: self._release(errand)):
+                if "frame" in line:
+                    bad.append(line["frame"])
+                else:
+                    answer = line
+        except Problem as problem:
+            answer = {"cannot": str(problem)}
+        except OSError as error:
+            answer = {"failed": f"preparing: {error}"}
+        left = self._clean_up(errand, bad)
+        return {**answer, "bad_frames_left": left}
+
+    def _prepare(self, errand: Errand) -> None:
+        """File systems and swap, before the scenario and out of its process: they stay."""
+        for step in errand.steps:
+            if step.verb == "file":
+                self.files.prepare(step.args["fs"])
+        for number in range(sum(step.get("fs") == "bdev" for step in errand.steps)):
+            self.disks.get(f"bdev {number}")
+        if any(step.verb in ("disk", "swapout") for step in errand.steps):
+            for state in ("delay", "flakey"):
+                modules(f"dm-{state}")
+        if errand.swap:
+            self._swap_on()
+
+    def _swap_on(self) -> None:
+        path = self.disks.get("swap").path
+        if not self.swap_ready:
+            make_swap(path)
+            self.swap_ready = True
+        if libc.swapon(path.encode(), 0) < 0:
+            raise CannotSetUp(f"swapon {path} failed")
+
+    def _child(self, errand: Errand, writer: int) -> None:
+        """Run it, and write its answer, in the process of its own."""
+
+        def send(line: dict[str, Any]) -> None:
+            os.write(writer, json.dumps(line).encode() + b"\n")
+
+        def about_to(step: int, frame: int | None, seen: list[Observation]) -> None:
+            if frame is not None:
+                send({"frame": frame})
+            self.write({"scenario": errand.name, "at": step, "observations": [o.as_dict() for o in seen]})
+
+        try:
+            send(self._answer(errand, about_to))
+        except BaseException as problem:
+            last = traceback.extract_tb(problem.__traceback__)[-1]
+            send({"failed": f"{problem!r} at {Path(last.filename).name}:{last.lineno}"})
+
+    def _answer(self, errand: Errand, about_to: AboutTo) -> dict[str, Any]:
+        try:
+            witness = Witness(self.disks, self.files, about_to)
+            stopped = witness.run(errand.steps)
+        except CannotSetUp as problem:
+            return {"cannot": str(problem)}
+        except NeedsFreshBoot as problem:
+            return {"again": str(problem)}
+        except (Problem, CallFailed) as problem:
+            return {"failed": str(problem)}
+        series = re.match(r"\d+\.\d+", self.release)
+        return {
+            "kernel": series[0] if series else self.release,
+            "witness": self.release,
+            "observations": [seen.as_dict() for seen in witness.seen],
+            "losses": [],
+            "broken": [],
+            **({"stopped": stopped} if stopped else {}),
+        }
+
+    def _release(self, errand: Errand) -> None:
+        """Let go what the disks hold back: a killed task that waits for it would never end."""
+        if any(step.verb in ("disk", "swapout") for step in errand.steps):
+            for disk in self.disks.by_name.values():
+                disk.load("linear")  # what became of them in the scenario's process is not known here
+
+    def _clean_up(self, errand: Errand, bad: list[int]) -> list[int]:
+        """Put everything back; the bad frames that stay so."""
+        quiet.put(quiet.DEFAULTS)
+        if errand.swap:
+            libc.swapoff(self.disks.get("swap").path.encode())
+        self.files.empty(check=any(step.verb == "disk" for step in errand.steps))
+        for core in ROOT.glob("core.*"):
+            core.unlink()
+        return unpoison(bad)
+
+
+def may_stop(errand: Errand) -> bool:
+    """Does it turn a knob that makes the handler panic?"""
+    return any(step.verb == "sysctl" and step.subject in PANIC_KNOBS for step in errand.steps)

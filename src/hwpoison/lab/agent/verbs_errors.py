@@ -1,0 +1,116 @@
+"""The verbs about errors, frames of the kernel's, and looking."""
+
+from __future__ import annotations
+
+import errno
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi import pagemap as pm
+from hwpoison.abi.records import Value
+from hwpoison.abi.signals import errno_name
+from hwpoison.scenario.steps import Step
+
+from . import frames
+from . import syscalls as nr
+from .bench import Bench, KernelFrame, named
+from .files import File, cached, on_disk
+from .injection import WAYS
+from .problems import CannotSetUp, EndedEarly, NeedsFreshBoot
+from .quiet import write_once
+from .syscalls import PAGE
+
+NOT_REACHED = (errno.EFAULT, errno.ENOMEM, errno.EINVAL)  # madvise(2) that never got to the handler
+FILTER = "/sys/kernel/debug/hwpoison/corrupt-filter-"
+
+
+class ErrorVerbs(Bench):
+    def do_frame(self, step: Step) -> None:
+        kind = step.args["kind"]
+        if kind == "nostruct":
+            found = KernelFrame(frames.end_of_memory() + (1 << 30), owned=False)
+        elif kind == "free":
+            found = KernelFrame(frames.free_frame(), owned=False)
+        elif kind == "slab":
+            found = KernelFrame(frames.frame_with(pg.SLAB, set()))
+        elif kind == "reserved":
+            found = KernelFrame(frames.frame_with(pg.RESERVED, frames.mapped_by_everybody()))
+        elif kind in ("driver", "vmalloc"):
+            source = frames.driver_memory() if kind == "driver" else frames.vmalloc_memory()
+            found = KernelFrame(frames.frame_of(*source), source=source)
+        elif kind == "pagetable":
+            before = frames.page_tables()
+            self.tasks.start(step.subject)
+            found = KernelFrame(frames.new_page_table(before))
+        else:
+            raise CannotSetUp(f"a guest has no {kind} frame without help from its host")
+        self.frames[step.subject] = found
+
+    def do_filter(self, step: Step) -> None:
+        for name in ("mask", "value"):
+            flags = pg.parse(word for word in step.args[name].split(",") if word)
+            write_once(f"{FILTER}flags-{name}", str(flags))
+        write_once(f"{FILTER}enable", "1" if step.subject == "on" else "0")
+
+    def do_nomemory(self, _step: Step) -> None:
+        raise CannotSetUp("allocations of the handler cannot be made to fail from outside")
+
+    def do_inject(self, step: Step) -> None:
+        if step.args["via"] == "madvise":
+            self._madvise(step)
+            return
+        pfn = self.pfn(step)
+        self._about_to(pfn)
+        returned = WAYS[step.args["via"]](self.hand, pfn)
+        self.see("return", step.subject, code=errno_name(returned))
+
+    def _madvise(self, step: Step) -> None:
+        task, address = self.place(step)
+        area = named(self.areas, step.subject)
+        before = frames.entry(task.remote.pid, address)
+        untouched = frames.is_empty(before) and area.file is None and not area.shared
+        self._about_to(self.zero_page if untouched else pm.pfn_of(before))  # madvise(2) reads it first
+        returned = task.remote.raw(nr.MADVISE, address, PAGE, nr.MADV_HWPOISON)
+        if not pm.pfn_of(before) and (pfn := frames.poisoned(frames.entry(task.remote.pid, address))):
+            self._about_to(pfn)
+        if returned in (-number for number in NOT_REACHED):
+            raise nr.CallFailed(-returned, nr.name_of(-returned))
+        self.see("return", step.subject, code=errno_name(returned))
+
+    def _about_to(self, pfn: int | None) -> None:
+        """Say what was seen until now: the machine may stop."""
+        if pfn == self.zero_page and self.zero_page_was_bad:
+            raise NeedsFreshBoot("an earlier scenario has poisoned the page of zeros, which this one meets")
+        kept = {self.zero_page, *(frame.pfn for frame in self.frames.values() if frame.owned)}
+        # unpoisoning a frame that the kernel uses takes a reference from it, and may free it under its owner
+        self.about_to(self.number, None if pfn in kept else pfn, self.seen)
+
+    def do_break(self, step: Step) -> None:
+        WAYS["scrub"](self.hand, self.pfn(step))
+
+    def do_look(self, step: Step) -> None:
+        name = f"{step.subject}:{step.page}"
+        if step.subject in self.files:
+            file = named(self.files, step.subject)
+            self.see("page", name, **self._page_view(file, step.page))
+            self.see("disk", name, data=on_disk(file, step.page))
+        else:
+            task, address = self.place(step)
+            self.see("pte", name, **frames.entry_view(frames.entry(task.remote.pid, address)))
+
+    def _page_view(self, file: File, index: int) -> dict[str, Value]:
+        if not cached(file.path, index):
+            return {"cached": "no"}
+        pfn = self.file_frame(file, index)
+        if pfn is None:
+            raise EndedEarly(f"page {index} of {file.name} is in the page cache but cannot be touched")
+        flags = frames.flags(pfn)
+        return {
+            "cached": "yes",
+            "dirty": "yes" if flags & pg.DIRTY else "no",
+            "bad": "yes" if flags & pg.HWPOISON else "no",
+        }
+
+    def do_counters(self, _step: Step) -> None:
+        names = ("HardwareCorrupted", "ignored", "failed", "delayed", "recovered")
+        counted = self.evidence.counted()
+        self.see("counter", "", **{name: counted[name] for name in names if name in counted})

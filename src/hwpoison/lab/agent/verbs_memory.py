@@ -1,0 +1,153 @@
+"""The verbs about memory: mapping, touching, swap, and references that others hold."""
+
+from __future__ import annotations
+
+import os
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi import pagemap as pm
+from hwpoison.scenario.steps import Step
+
+from . import frames
+from . import syscalls as nr
+from .bench import Area, Bench, named
+from .files import label
+from .holds import hold_file, hold_memory, pin_memory
+from .problems import CannotSetUp
+from .remote import DATA
+from .syscalls import PAGE
+from .tasks import Task
+
+AREAS = 0x10_0000_0000  # where the first area is; the next ones follow in steps
+AREA_STEP = 0x1000_0000
+
+
+class Signalled(Exception):
+    """An access was ended by a signal, which is seen with all others."""
+
+
+class MemoryVerbs(Bench):
+    def do_map(self, step: Step) -> None:
+        task = self.tasks.get(step.args["task"])
+        pages = step.number("pages")
+        address = AREAS + len(self.areas) * AREA_STEP
+        flags = nr.MAP_FIXED_NOREPLACE | (nr.MAP_SHARED if step.args["shared"] == "yes" else nr.MAP_PRIVATE)
+        there, offset = -1, step.number("first") * PAGE
+        if (name := step.get("file")) is not None:
+            there = self._fetch_from_hand(task, self.descriptor(name))
+        elif (name := step.get("frame")) is not None:
+            source = named(self.frames, name).source
+            if source is None:
+                raise CannotSetUp("only memory of drivers can be mapped without harm to every later process")
+            flags, address = nr.MAP_SHARED, 0  # io_uring does not let us choose
+            descriptor, offset = source
+            there = task.remote.take(descriptor)
+        else:
+            flags |= nr.MAP_ANONYMOUS
+        address = task.remote.call(nr.MMAP, address, pages * PAGE, nr.PROT_RW, flags, there, offset)
+        if there >= 0:
+            task.remote.call(nr.CLOSE, there)
+        shared = bool(flags & nr.MAP_SHARED)
+        self.areas[step.subject] = Area(
+            step.subject, address, pages, task, self._file_of(step), step.number("first"), shared
+        )
+
+    def _file_of(self, step: Step) -> str | None:
+        name = step.get("file")
+        return None if name is None else named(self.open_files, name)[1].name
+
+    def _fetch_from_hand(self, task: Task, descriptor: int) -> int:
+        """The hand's open file, in a task's own table."""
+        ours = nr.call(nr.PIDFD_GETFD, self.hand.pidfd, descriptor, 0)
+        there = task.remote.take(ours)
+        os.close(ours)
+        return there
+
+    def do_unmap(self, step: Step) -> None:
+        task, address = self.place(step)
+        task.remote.call(nr.MUNMAP, address, named(self.areas, step.subject).pages * PAGE)
+
+    def do_load(self, step: Step) -> None:
+        task, address = self.place(step)
+        if not task.remote.copy(DATA, address):
+            raise Signalled("the task was hit instead")
+        self.remember(step)
+        self.see("call", task.name, data=label(self.tasks.shared.data))
+
+    def do_store(self, step: Step) -> None:
+        task, address = self.place(step)
+        self.tasks.shared.data = step.args["data"].encode()
+        if not task.remote.copy(address, DATA):
+            raise Signalled("the task was hit instead")
+        self.remember(step)
+        self.see("call", task.name, data="ok")
+
+    def do_lock(self, step: Step) -> None:
+        task, address = self.place(step)
+        task.remote.call(nr.MLOCK, address, named(self.areas, step.subject).pages * PAGE)
+
+    def do_unlock(self, step: Step) -> None:
+        task, address = self.place(step)
+        task.remote.call(nr.MUNLOCK, address, named(self.areas, step.subject).pages * PAGE)
+
+    def do_swapout(self, step: Step) -> None:
+        task, address = self.place(step)
+        pfn = self.pfn(step)
+        if frames.words("/proc/kpagecount", pfn)[0] > 1:
+            raise CannotSetUp("MADV_PAGEOUT leaves pages alone that more than one process maps")
+        keep = step.args["keep"] == "yes"
+        if keep and not frames.flags(pfn) & pg.SWAPBACKED:
+            raise CannotSetUp("reclaim of a page of a disk file either frees it or does nothing")
+        if keep and self.disks.state == "linear":
+            self.disks.switch("delay")  # reclaim leaves a page whose write is under way
+            task.remote.call(nr.MADVISE, address, PAGE, nr.MADV_PAGEOUT)
+            self.disks.switch("linear")
+            return
+        task.remote.call(nr.MADVISE, address, PAGE, nr.MADV_PAGEOUT)
+        if not keep and _forgotten_in_swap_cache(pfn):
+            # Since 7.3 writes to swap are sent off after reclaim has looked whether they are done.
+            # A page that is read back and still clean needs no write, and is freed at once.
+            task.remote.copy(DATA, address, 1)
+            task.remote.call(nr.MADVISE, address, PAGE, nr.MADV_PAGEOUT)
+            if _forgotten_in_swap_cache(pfn):
+                raise CannotSetUp("reclaim has left the page in the swap cache")
+
+    def do_swapoff(self, _step: Step) -> None:
+        path = self.disks.get("swap").path
+        hand = self.hand
+        hand.call(nr.SWAPOFF, hand.shared.scratch(path.encode() + b"\0"))
+
+    def do_pin(self, step: Step) -> None:
+        task, address = self.place(step)
+        area = self.areas[step.subject]
+        if area.shared and area.file is not None and self.files[area.file].fs != "tmpfs":
+            raise CannotSetUp("io_uring does not pin pages of files, which may be written back meanwhile")
+        pin = pin_memory(task.remote, address, 0)
+        pin.pfn = pm.pfn_of(frames.entry(task.remote.pid, address)) or 0
+        self.holds[step.args["as"]] = pin
+
+    def do_hold(self, step: Step) -> None:
+        pfn = self.pfn(step)
+        name = step.args["as"]
+        if step.subject in self.files:
+            hand = self.hand
+            path = hand.shared.scratch(bytes(named(self.files, step.subject).path) + b"\0")
+            descriptor = hand.call(nr.OPEN, path, os.O_RDWR)
+            self.holds[name] = hold_file(hand, descriptor, step.page, pfn)
+            hand.call(nr.CLOSE, descriptor)
+        else:
+            task, address = self.place(step)
+            self.holds[name] = hold_memory(task.remote, address, pfn)
+
+    def do_release(self, step: Step) -> None:
+        named(self.holds, step.subject).release()
+        del self.holds[step.subject]
+
+    def do_dma(self, step: Step) -> None:
+        self.see("call", step.subject, data=label(named(self.holds, step.subject).take()))
+
+
+def _forgotten_in_swap_cache(pfn: int) -> bool:
+    """Is this frame a clean page of the swap cache that nobody maps?"""
+    flags = frames.flags(pfn)
+    return bool(flags & pg.SWAPCACHE and not flags & (pg.MMAP | pg.DIRTY | pg.WRITEBACK))

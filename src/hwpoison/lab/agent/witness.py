@@ -1,0 +1,47 @@
+"""A real kernel as the witness: one scenario with real system calls, in the words of the model.
+
+One method a verb, in four groups; scenario/model.py says what each verb means. Every step ends with all
+tasks having been in user mode once, so signals take effect; what they got is observed at that step.
+"""
+
+from __future__ import annotations
+
+from hwpoison.scenario.steps import Step
+
+from . import syscalls as nr
+from .bench import HAND
+from .problems import EndedEarly, WitnessFailed
+from .remote import Died
+from .verbs_errors import ErrorVerbs
+from .verbs_files import FileVerbs
+from .verbs_memory import MemoryVerbs, Signalled
+from .verbs_tasks import TaskVerbs
+
+
+class Witness(TaskVerbs, FileVerbs, MemoryVerbs, ErrorVerbs):
+    """One run."""
+
+    def run(self, steps: tuple[Step, ...]) -> str | None:
+        """All steps; None, or why not all could be made."""
+        for self.number, step in enumerate(steps, 1):
+            try:
+                self._do(step)
+            except EndedEarly as reason:
+                return f"step {self.number} ({step.text()}): {reason}"
+        return None
+
+    def _do(self, step: Step) -> None:
+        try:
+            getattr(self, f"do_{step.verb}")(step)
+        except (Signalled, Died):
+            pass  # seen below
+        except nr.CallFailed as error:
+            self.see("call", step.subject, errno=nr.name_of(error.errno or 0))
+        for kind, result in self.evidence.verdicts():
+            self.see("verdict", "", type=kind, result=result)
+        self.tasks.settle()
+        if self.hand_task.ended:
+            raise WitnessFailed("the task that opens the files has died")
+        for what, who, values in self.tasks.news(self.page_name):
+            if who != HAND:
+                self.see(what, who, **values)

@@ -1,0 +1,164 @@
+"""One guest: what its end means, and that nothing of it is left. Those marked lab boot a real kernel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hwpoison.abi.problems import NotPossible
+from hwpoison.failure.profiles import PROFILES
+from hwpoison.lab import boot, kernels, tools
+from hwpoison.lab.boot import Acceleration, acceleration, judge
+from hwpoison.lab.compare import differences
+from hwpoison.lab.kernels import KNOWN, Kernel
+from hwpoison.lab.together import run as run_together
+from hwpoison.scenario.load import catalogue
+from hwpoison.scenario.model import run as run_model
+
+from .conftest import Program
+
+HANDFUL = ("anonymous", "file-dirty", "file-clean-mapped", "tmpfs-mapped", "early-by-prctl", "again")
+PREFERRED = "6.12"
+EMULATION_SECONDS = 240.0
+
+
+@pytest.mark.parametrize(
+    ("console", "reason", "ending", "code", "why"),
+    [
+        ("Linux version 6\nscript exited with code 0\n", "", "finished", 0, "ended with code 0"),
+        ("Linux version 6\nscript exited with code 3\n", "", "finished", 3, "ended with code 3"),
+        (
+            "Linux version 6\nKernel panic - not syncing: Fatal machine check\nscript exited with code 1",
+            "it was silent",
+            "panic",
+            None,
+            "Fatal machine check",
+        ),
+        ("PANIC: early exception 0x0d IP 10:ff\n", "", "panic", None, "early exception 0x0d IP 10:ff"),
+        ("Linux version 6\nhello\n", "it was silent for 9 s", "stopped", None, "it was silent for 9 s"),
+        ("Linux version 6\nhello\n", "", "vanished", None, "the guest ended without a word"),
+        (
+            "vng: no\nqemu: cannot set up guest memory\n",
+            "",
+            "no start",
+            None,
+            "qemu: cannot set up guest memory",
+        ),
+        ("", "", "no start", None, "QEMU said nothing"),
+    ],
+)
+def test_the_console_tells_how_a_guest_ended(
+    console: str, reason: str, ending: str, code: int | None, why: str
+) -> None:
+    ended = judge(console, reason, 1.0)
+    assert (ended.ending, ended.code) == (ending, code)
+    assert ended.why().endswith(why)
+
+
+def test_of_a_panic_the_last_lines_are_those_that_led_to_it() -> None:
+    lines = [f"line {n}" for n in range(100)]
+    console = "\n".join([*lines, "Kernel panic - not syncing: x", *(f"trace {n}" for n in range(100))])
+    last = judge(console, "", 1.0).last_lines
+    assert "line 99" in last
+    assert "Kernel panic - not syncing: x" in last
+    assert "trace 99" not in last
+    assert len(last) == boot.LAST_LINES
+
+
+def test_without_virtme_ng_there_is_one_sentence(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "search_path", lambda: str(tmp_path))
+    with pytest.raises(NotPossible, match=r"vng.*pip install 'hwpoison\[lab\]'"):
+        boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=60)
+
+
+def test_a_command_reaches_the_guest_whatever_its_words(guest: None, kernel: Kernel, tmp_path: Path) -> None:
+    words = ["it's", "two words", "$HOME", "x" * 5000]
+    code = "import os, sys; print(sys.argv[1:], os.environ['GIVEN'])"
+    ended = boot.run(
+        kernel,
+        [sys.executable, "-c", code, *words],
+        tmp_path,
+        kvm=False,
+        seconds=60,
+        environment={"GIVEN": "a 'quoted' $text"},
+    )
+    assert (ended.ending, ended.code) == ("finished", 0)
+    assert f"{words} a 'quoted' $text" in ended.console
+
+
+def test_hardware_acceleration_is_believed_when_a_guest_has_run(program: Program, tmp_path: Path) -> None:
+    program("qemu-system-x86_64", "echo Linux version 6; sleep 1000")
+    found = acceleration(tmp_path)
+    assert found in (Acceleration(True), acceleration_without_device())
+
+
+def acceleration_without_device() -> Acceleration:
+    exists = Path("/dev/kvm").exists()
+    return Acceleration(False, "/dev/kvm may not be used by this user" if exists else "there is no /dev/kvm")
+
+
+def test_emulation_says_why_and_what_it_costs() -> None:
+    text = Acceleration(False, "there is no /dev/kvm").text()
+    assert text.startswith("software emulation, as there is no /dev/kvm: a boot takes about 15 s")
+
+
+# Real guests.
+
+
+@pytest.fixture(scope="module")
+def real() -> Kernel:
+    """A kernel that can be booted here, or one line that says why there is none."""
+    if lack := tools.missing(tools.FOR_BOOTING):
+        pytest.skip(f"no kernel is booted: {lack}")
+    found = [kernel for name in (PREFERRED, *KNOWN) if (kernel := kernels.present(name))]
+    if not found:
+        pytest.skip(f"no kernel is here: hwpoison kernels fetch {PREFERRED}")
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def kvm(real: Kernel) -> bool:
+    return acceleration(real.image).kvm
+
+
+@pytest.mark.lab
+def test_a_real_kernel_says_what_the_model_says(real: Kernel, kvm: bool) -> None:
+    scenarios = [catalogue()[name] for name in HANDFUL]
+    profile = PROFILES[real.name]
+    found = run_together([real], scenarios, {real.name: ()}, lambda _progress: None, kvm=kvm, jobs=1)
+    answers = found[real.name]
+    assert isinstance(answers, dict), answers
+    wrong = [
+        f"{scenario.name}: {answer.failed or answer.cannot or [d.text() for d in found]}"
+        for scenario in scenarios
+        if (answer := answers[scenario.name]).outcome is None
+        or (found := differences(run_model(scenario, profile).outcome, answer.outcome))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.lab
+def test_a_real_panic_ends_the_guest_with_its_words(real: Kernel, kvm: bool, tmp_path: Path) -> None:
+    crash = ["/bin/sh", "-c", "echo c > /proc/sysrq-trigger; sleep 1000"]
+    ended = boot.run(real, crash, tmp_path, kvm=kvm, seconds=EMULATION_SECONDS)
+    assert (ended.ending, ended.reason) == ("panic", "sysrq triggered crash"), ended.last_lines
+
+
+@pytest.mark.lab
+def test_a_real_guest_that_hangs_is_ended_and_nothing_is_left(
+    real: Kernel, kvm: bool, tmp_path: Path
+) -> None:
+    hang = ["/bin/sh", "-c", f"echo hangs > {tmp_path}/hangs; sleep 1000"]
+
+    def watch() -> str | None:
+        return "it hangs" if (tmp_path / "hangs").exists() else None
+
+    ended = boot.run(real, hang, tmp_path, kvm=kvm, seconds=EMULATION_SECONDS, watch=watch)
+    assert (ended.ending, ended.reason) == ("stopped", "it hangs"), ended.last_lines
+    left = subprocess.run(["pgrep", "-f", f"qemu.*{tmp_path}"], capture_output=True, text=True, check=False)
+    assert left.stdout == ""
