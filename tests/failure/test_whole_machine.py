@@ -50,6 +50,7 @@ from hwpoison.mm.writeback import filemap_fdatawrite, fsync
 
 EXAMPLES = int(os.environ.get("HWPOISON_EXAMPLES", "80"))
 FRAMES, RESERVED, SLOTS, PAGES, TASKS = 400, 2, 6, 3, 4
+Rule = Callable[..., None]
 NUMBER = st.integers(0, 11)
 WAYS = st.sampled_from([hard_offline_page, corrupt_pfn, deferred])
 
@@ -74,6 +75,8 @@ class Account:
 
     def wrote(self, index: int, data: str) -> None:
         self.seen[index] = {data}
+        if self.inode.vm.disk.under_way:
+            self.disk.setdefault(index, {ZEROS}).add(data)  # contents are taken when a write ends
 
     def found(self, index: int, data: str) -> None:
         assert data in self.may_be(index), f"page {index} of {self.inode} is {data}, not {self.may_be(index)}"
@@ -115,13 +118,12 @@ class Process:
 
 running = precondition(lambda self: not self.over)
 used = precondition(lambda self: self.processes and not self.over)
-Step = Callable[..., None]
 
 
-def somewhere(**more: st.SearchStrategy[object]) -> Callable[[Step], Step]:
+def somewhere(**more: st.SearchStrategy[object]) -> Callable[[Rule], Rule]:
     """A rule about one page of one area of one process: the rule takes three numbers."""
 
-    def decorate(function: Step) -> Step:
+    def decorate(function: Rule) -> Rule:
         @wraps(function)
         def step(self: WholeMachine, process: int, area: int, page: int, **rest: object) -> None:
             owner = self.process(process)
@@ -155,8 +157,6 @@ class WholeMachine(RuleBasedStateMachine):
         for fs in ("ext4", "tmpfs", "vfat"):
             self.accounts.append(Account(self.vm.create(f"on {fs}", fs, PAGES)))
         self.start(0)
-
-    # Choosing.
 
     def process(self, number: int) -> Process:
         return self.processes[number % len(self.processes)]
@@ -370,7 +370,7 @@ class WholeMachine(RuleBasedStateMachine):
             seen, disk = account.may_be(index), account.disk[index]
             if self.vm.disk.failing:
                 seen |= disk
-            elif len(seen) == 1:
+            elif len(seen) == 1 and not self.vm.disk.held:
                 account.disk[index] = set(seen)
             else:
                 disk |= seen

@@ -115,9 +115,7 @@ def test_a_page_pinned_while_it_is_in_the_swap_cache_keeps_its_process(vm: Machi
     unpin_user_page(page)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="shrink_folio_list() unmaps a bad page and goes on; here it goes to swap"
-)
+@pytest.mark.xfail(strict=True, reason="shrink_folio_list() unmaps a bad page; here it goes to swap")
 def test_a_bad_page_that_is_still_mapped_is_taken_away_and_not_written_out(vm: Machine) -> None:
     """folio_contain_hwpoisoned_page(): its handler could do nothing at the time."""
     task = vm.new_task("app")
