@@ -443,6 +443,7 @@ def test_a_second_thread_that_consumes_the_same_error_is_told_as_well(newest: Me
         with pytest.raises(Signalled) as hit:
             load(who, vma.start)
         assert hit.value.info.code is SiCode.BUS_MCEERR_AR
+    assert "Memory error not recovered" not in vm.log
 
 
 def test_errors_that_the_kernel_met_itself_wait_in_a_queue(newest: MemoryFailure) -> None:

@@ -118,6 +118,15 @@ def test_pages_of_the_kernel_have_nothing_to_unmap(newest: MemoryFailure, flag: 
     newest.vm.held.add(page.pfn)
 
 
+def test_a_page_off_the_lists_is_not_unmapped(newest: MemoryFailure) -> None:
+    """Facts 2.5 step 1; it comes here only when it is under writeback."""
+    task, vma, page = app(newest.vm, None, dirty=True)
+    newest.vm.lru.isolate(page)
+    with locked(page):
+        assert hwpoison_user_mappings(newest, page, 0)
+    assert mapped(task, vma.start) is page
+
+
 def test_a_page_that_only_the_swap_cache_has_is_nobodys_yet(newest: MemoryFailure) -> None:
     """Those who name its slot are told when they come for it: never early."""
     vm = newest.vm

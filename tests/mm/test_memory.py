@@ -166,6 +166,14 @@ def test_the_first_store_to_a_clean_page_asks_the_file_system(vm: Machine, task:
     assert not entry(task, vma.start).writable
 
 
+def test_a_store_as_the_first_touch_prepares_the_page_just_as_well(task: Task, file: File) -> None:
+    vma = do_mmap(task.alive_mm(), 1, file=file, shared=True)
+    store(task, vma.start, "x")
+    cached = file.inode.mapping.pages[0]
+    assert cached.flags & (pg.DIRTY | pg.PRIVATE) == pg.DIRTY | pg.PRIVATE
+    assert file.inode.mapping.dirty == {0}
+
+
 def test_a_private_mapping_follows_the_file_until_it_is_written_to(
     vm: Machine, task: Task, file: File
 ) -> None:

@@ -128,6 +128,37 @@ def test_relatives_share_the_slot_and_get_one_page_back(vm: Machine, task: Task,
     assert load(child, vma.start) == "the child's"
 
 
+@pytest.mark.parametrize("first", ["parent", "child"])
+def test_a_page_that_is_out_when_its_owner_forks_is_shared_like_any_other(
+    vm: Machine, task: Task, vma: Vma, first: str
+) -> None:
+    """Its entry named the slot alone; now two do, and neither may write in place."""
+    swap_out(task, vma.start)
+    child = task.fork()
+    writer, reader = (task, child) if first == "parent" else (child, task)
+    load(writer, vma.start)
+    load(reader, vma.start)
+    store(writer, vma.start, "mine")
+    assert load(reader, vma.start) == "x"
+    assert load(writer, vma.start) == "mine"
+
+
+def test_a_page_being_written_when_its_last_user_goes_leaves_when_it_is_written(
+    vm: Machine, task: Task, vma: Vma
+) -> None:
+    """R17: nothing takes it out of the cache before; then reclaim does."""
+    page = mapped(task, vma.start)
+    vm.disk.held = True
+    reclaim_folio(page)
+    task.exit()
+    assert cached(vm.swap) is page
+    assert page.flags & pg.WRITEBACK
+    vm.disk.release()
+    assert reclaim_folio(page)
+    assert not vm.swap.count
+    assert page.pfn in set(vm.zone.free_pfns())
+
+
 def test_the_cache_is_kept_while_a_relative_still_names_the_slot(vm: Machine, task: Task, vma: Vma) -> None:
     child = task.fork()
     swap_out(task, vma.start)

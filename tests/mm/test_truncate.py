@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -140,19 +140,30 @@ def test_a_page_that_left_the_file_is_not_removed_again(vm: Machine, ext4: File)
     put_page(page)
 
 
-class OtherFirst:
-    """At the first point where the condition holds, one path runs until it ends or waits."""
+Until = Callable[[Op, object], bool]
 
-    def __init__(self, other: Path, op: Op, on: object) -> None:
-        self.other, self.op, self.on = other, op, on
-        self.running = False
+
+class InTurns:
+    """Each path in turn runs until it is about to do something, or must wait; then whoever can."""
+
+    def __init__(self, *turns: tuple[Path, Until]) -> None:
+        self.turns = list(turns)
 
     def choose(self, ready: Sequence[Path], running: Path, op: Op, on: object) -> Path:
-        if op is self.op and on is self.on:
-            self.running = True
-        if self.running and self.other in ready:
-            return self.other
-        return running if running in ready and running is not self.other else ready[0]
+        while self.turns:
+            path, until = self.turns[0]
+            if path in ready and not (running is path and until(op, on)):
+                return path
+            del self.turns[0]
+        return running if running in ready else ready[0]
+
+
+def does(op: Op, on: object) -> Until:
+    return lambda now, what: now is op and what is on
+
+
+def never(op: Op, on: object) -> bool:
+    return False
 
 
 def test_a_fault_that_waited_for_a_truncation_finds_the_end_of_the_file(vm: Machine, ext4: File) -> None:
@@ -160,14 +171,32 @@ def test_a_fault_that_waited_for_a_truncation_finds_the_end_of_the_file(vm: Mach
     task = vm.new_task("app")
     vma = do_mmap(task.alive_mm(), 3, file=ext4, shared=True)
     mapping = ext4.inode.mapping
-    path = vm.paths.spawn("truncate", truncate, ext4.inode, 0)
-    vm.paths.chooser = OtherFirst(path, Op.ACQUIRE, mapping.invalidate_lock)
+    other = vm.paths.spawn("truncate", truncate, ext4.inode, 0)
+    vm.paths.chooser = InTurns(
+        (vm.paths.main, does(Op.ACQUIRE, mapping.invalidate_lock)), (other, never), (vm.paths.main, never)
+    )
     with pytest.raises(Signalled) as hit:
         load(task, vma.start)
     vm.paths.chooser = None
     vm.paths.finish()
     assert hit.value.info.code is SiCode.BUS_ADRERR
     assert not mapping.pages
+
+
+def test_a_private_copy_made_in_the_middle_of_a_truncation_goes_as_well(vm: Machine, ext4: File) -> None:
+    """truncate_pagecache() unmaps twice; the first time is only for speed."""
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 1, file=ext4)
+    vm.read(ext4, 0)
+    page = ext4.inode.mapping.pages[0]
+    other = vm.paths.spawn("store", store, task, vma.start, "mine")
+    vm.paths.chooser = InTurns(
+        (other, does(Op.RELEASE, page)), (vm.paths.main, does(Op.ACQUIRE, page)), (other, never)
+    )
+    truncate(ext4.inode, 0)
+    vm.paths.chooser = None
+    vm.paths.finish()
+    assert task.alive_mm().entry(vma.start) is None
 
 
 # Eviction of what nobody needs.
@@ -271,6 +300,7 @@ def test_only_some_file_systems_can_drop_a_dirty_page(vm: Machine, fs: str, resu
     page = bad(vm, file)
     assert answer(page, dirty=True)[0] is result
     assert (file.inode.mapping.pages.get(0) is page) == (result is MfResult.FAILED)
+    assert bool(page.flags & pg.DIRTY) == (result is MfResult.FAILED)
     if result is MfResult.FAILED:
         assert vm.log == [f"Memory failure: {page.pfn:#x}: Failed to invalidate"]
     assert file.inode.mapping.wb_err.check(file.wb_err) == Errno.EIO, "R13, whatever became of the page"
