@@ -17,7 +17,7 @@ from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.profiles import PROFILES, Profile
 from hwpoison.mm.lockorder import CHAINS, SOURCE
 from hwpoison.scenario.load import catalogue
-from hwpoison.scenario.steps import VERBS
+from hwpoison.scenario.verbs import VERBS
 
 HEADER = "<!-- Printed from the code by `make docs`; edit the tables, not this file. -->\n"
 

@@ -11,7 +11,7 @@ import pytest
 from hwpoison.cli.app import main
 from hwpoison.failure.profiles import PROFILES
 from hwpoison.scenario.load import catalogue
-from hwpoison.scenario.steps import VERBS
+from hwpoison.scenario.verbs import VERBS
 
 LOSES = "file db\nopen fd file=db\nwrite fd:0 data=new\ninject db:0 via=scrub\n"
 

@@ -15,7 +15,7 @@ from hwpoison.failure.profiles import PROFILES
 from hwpoison.scenario.expect import differences
 from hwpoison.scenario.load import Scenario, catalogue
 from hwpoison.scenario.model import Model, Run
-from hwpoison.scenario.steps import VERBS
+from hwpoison.scenario.verbs import VERBS
 
 NEVER_IN_SEQUENCE = "unmapping clears the mark before the table is asked: never seen on real kernels"
 ONLY_UNDER_A_RACE = "the page must lose its mark between two looks at it"

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from hwpoison.failure.profiles import PROFILES
 from hwpoison.scenario.model import Model
-from hwpoison.scenario.steps import EXPECTED, VERBS, StepError, Verb, parse_expectation, parse_step
+from hwpoison.scenario.steps import EXPECTED, StepError, parse_expectation, parse_step
+from hwpoison.scenario.verbs import VERBS, Verb
 
 KERNELS = tuple(PROFILES)
 

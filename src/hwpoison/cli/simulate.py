@@ -16,7 +16,7 @@ from hwpoison.report.story import Ending, print_catalogue, print_story
 from hwpoison.scenario.expect import differences
 from hwpoison.scenario.load import Scenario, catalogue, find
 from hwpoison.scenario.model import Run, run
-from hwpoison.scenario.steps import VERBS
+from hwpoison.scenario.verbs import VERBS
 
 
 def simulate(

@@ -10,7 +10,7 @@ from hwpoison.abi.problems import NOT_POSSIBLE, WRONG_USE
 from hwpoison.lab.agent import __main__ as agent
 from hwpoison.lab.agent.disks import make_swap
 from hwpoison.lab.agent.witness import Witness
-from hwpoison.scenario.steps import VERBS
+from hwpoison.scenario.verbs import VERBS
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,0 +1,164 @@
+"""What a run on the model works with: the machine, and the things of the scenario by their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from hwpoison.abi.problems import WrongUse, unknown_name
+from hwpoison.abi.records import Broken, Kind, Observation, Value
+from hwpoison.failure.handler import MemoryFailure
+from hwpoison.failure.profiles import Profile
+from hwpoison.mm.inode import AddressSpace, File, Inode
+from hwpoison.mm.locks import Chooser
+from hwpoison.mm.machine import Machine
+from hwpoison.mm.mmap import Vma
+from hwpoison.mm.page import Page
+from hwpoison.mm.pte import Pte
+from hwpoison.mm.task import Task
+
+from .census import Census
+from .load import Scenario
+from .steps import Step
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """A named area: where it begins in every process that has it, and who had it first."""
+
+    name: str
+    start: int
+    pages: int
+    owner: Task
+
+
+class Bench:
+    """One run. Things of the scenario are kept by name; the verbs are in the classes made from this one."""
+
+    def __init__(self, scenario: Scenario, profile: Profile, chooser: Chooser | None) -> None:
+        self.scenario = scenario
+        self.profile = profile
+        self.vm = Machine(
+            frames=scenario.frames, swap_slots=scenario.swap, traits=profile.traits, chooser=chooser
+        )
+        self.vm.story = []
+        self.failure = MemoryFailure(self.vm, profile)
+        self.tasks: dict[str, Task] = {}
+        self.files: dict[str, Inode] = {}
+        self.open_files: dict[str, File] = {}
+        self.areas: dict[str, Area] = {}
+        self.frames: dict[str, int] = {}
+        self.holds: dict[str, tuple[Page, bool]] = {}  # name → (page, is it a pin)
+        self.censuses: list[Census] = []
+        self.broken_at_once: list[Broken] = []
+        self.seen: list[Observation] = []
+        self.step_number = 0
+        self.signals_seen: dict[str, int] = {}
+
+    def see(self, kind: Kind, who: str, **value: Value) -> None:
+        self.seen.append(Observation(self.step_number, kind, who, value))
+
+    def where(self, step: Step) -> str:
+        return f"{self.scenario.origin or self.scenario.name}:{step.line}: {step.text()}"
+
+    def look_up(self, step: Step, what: str, things: dict[str, T], name: str) -> T:
+        try:
+            return things[name]
+        except KeyError:
+            if things:
+                raise WrongUse(f"{self.where(step)}: {unknown_name(what, name, things)}") from None
+            raise WrongUse(f"{self.where(step)}: there is no {what} yet, {name!r} is unknown") from None
+
+    def new_name(self, step: Step, name: str) -> str:
+        things = (self.tasks, self.files, self.open_files, self.areas, self.frames, self.holds)
+        if any(name in named for named in things):
+            raise WrongUse(f"{self.where(step)}: the name {name!r} is taken; choose another")
+        return name
+
+    def task(self, step: Step, name: str) -> Task:
+        task = self.look_up(step, "task", self.tasks, name)
+        if task.exited:
+            raise WrongUse(f"{self.where(step)}: {name} has ended before this step")
+        return task
+
+    def page_name(self, task: Task, vpn: int) -> str:
+        """An address in the words of the scenario: in an area of the task's own, else an inherited one."""
+        near = [area for area in self.areas.values() if area.start <= vpn < area.start + area.pages]
+        near.sort(key=lambda area: area.owner.leader is not task.leader)
+        return f"{near[0].name}:{vpn - near[0].start}" if near else f"{vpn:#x}"
+
+    def address(self, step: Step) -> tuple[Task, int]:
+        """The task and the page number that an ``area:page`` step means."""
+        area = self.look_up(step, "area", self.areas, step.subject)
+        if step.page >= area.pages:
+            s = "" if area.pages == 1 else "s"
+            raise WrongUse(
+                f"{self.where(step)}: {area.name} has {area.pages} page{s}; "
+                f"expected a number from 0 to {area.pages - 1}"
+            )
+        name = step.get("task")
+        task = area.owner if name is None else self.task(step, name)
+        if task.exited:
+            raise WrongUse(f"{self.where(step)}: {task.comm} has ended before this step; say task=")
+        return task, area.start + step.page
+
+    def area(self, step: Step) -> tuple[Task, Vma]:
+        task, vpn = self.address(replace(step, page=0))
+        vma = task.alive_mm().find_vma(vpn)
+        if vma is None:
+            raise WrongUse(f"{self.where(step)}: {task.comm} does not have this area any more")
+        return task, vma
+
+    def pfn(self, step: Step) -> int:
+        """The frame that a step means: of an area (as mapped), of a file (as cached), or a named one."""
+        name = step.subject
+        if name in self.frames:
+            return self.frames[name]
+        if name in self.holds:
+            return self.holds[name][0].pfn
+        if name in self.files:
+            mapping = self.files[name].mapping
+            page = mapping.pages.get(step.page)
+            if page is None:
+                page = self.vm.swap.cache.get(mapping.swap_entries.get(step.page, 0))
+            if page is None:
+                raise WrongUse(f"{self.where(step)}: page {step.page} of {name} is not in the page cache")
+            return page.pfn
+        if name not in self.areas:
+            known = [*self.areas, *self.files, *self.frames, *self.holds]
+            raise WrongUse(f"{self.where(step)}: {unknown_name('area, file or frame', name, known)}")
+        task, vpn = self.address(step)
+        entry = task.alive_mm().entry(vpn)
+        if isinstance(entry, Pte):
+            return entry.page.pfn
+        slot = getattr(entry, "entry", None)
+        if slot in self.vm.swap.cache:
+            return self.vm.swap.cache[slot].pfn
+        raise WrongUse(f"{self.where(step)}: {task.comm} has no page there; touch it first")
+
+    def page(self, step: Step) -> Page:
+        """The page of that frame; WrongUse if there is none behind it."""
+        return self.struct_page(step, self.pfn(step), step.subject)
+
+    def struct_page(self, step: Step, pfn: int, name: str) -> Page:
+        if not self.vm.zone.online(pfn):
+            raise WrongUse(f"{self.where(step)}: {name} has no struct page; name another frame")
+        return self.vm.zone.page(pfn)
+
+    def open_file(self, step: Step, name: str) -> File:
+        return self.look_up(step, "open file", self.open_files, name)
+
+    def inode(self, step: Step) -> Inode:
+        return self.look_up(step, "file", self.files, step.subject)
+
+    def rewritten(self, mapping: AddressSpace | None, first: int, end: int) -> None:
+        """These pages of a file have other contents now: an earlier error's cost is not seen there."""
+        for census in self.censuses:
+            if mapping is not None and census.mapping is mapping and first <= census.index < end:
+                census.rewritten = True
+
+    def census(self, pfn: int) -> None:
+        if self.vm.zone.online(pfn):
+            self.censuses.append(Census.take(self.vm, pfn))

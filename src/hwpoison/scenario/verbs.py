@@ -1,0 +1,184 @@
+"""The words of a scenario: one table of verbs, which is the whole language.
+
+It parses, it explains mistakes, it is printed as the manual, and each witness has one method a verb.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+YES_NO = ("no", "yes")
+POLICIES = ("default", "early", "late", "clear")
+SIGBUS_ACTIONS = ("default", "handler", "ignore", "blocked")
+FRAME_KINDS = ("slab", "vmalloc", "reserved", "pagetable", "balloon", "free", "driver", "nostruct")
+WAYS_IN = ("madvise", "debugfs", "sysfs", "scrub")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One ``key=value``. No ``default``: it must be given, unless ``optional``."""
+
+    name: str
+    help: str
+    choices: tuple[str, ...] = ()
+    number: bool = False
+    default: str | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One kind of step. ``subject`` says in words what stands after the verb; ``page``: it is NAME:number."""
+
+    name: str
+    subject: str
+    help: str
+    parameters: tuple[Parameter, ...] = ()
+    page: bool = False
+    choices: tuple[str, ...] = ()
+
+    def usage(self) -> str:
+        words = [self.name, self.subject.upper().replace(" ", "-") + (":PAGE" if self.page else "")]
+        for parameter in self.parameters:
+            text = f"{parameter.name}={'|'.join(parameter.choices) or parameter.name.upper()}"
+            words.append(text if parameter.default is None and not parameter.optional else f"[{text}]")
+        return " ".join(words)
+
+
+TASK = Parameter("task", "who does it; the area's first owner if not given", optional=True)
+AS = Parameter("as", "the new thing's name")
+DATA = Parameter("data", "what the page is filled with: a word")
+POLICY = Parameter("policy", "its memory error policy (prctl PR_MCE_KILL)", POLICIES, default="default")
+SIGBUS = Parameter("sigbus", "what it does on SIGBUS", SIGBUS_ACTIONS, default="default")
+
+VERBS: dict[str, Verb] = {
+    verb.name: verb
+    for verb in (
+        Verb("task", "new task", "a process with one thread and no memory yet", (SIGBUS, POLICY)),
+        Verb("fork", "task", "fork(2)", (AS,)),
+        Verb("thread", "task", "a second thread of the process", (AS, POLICY)),
+        Verb("clone", "task", "another process in the same memory: clone(CLONE_VM)", (AS,)),
+        Verb("exec", "task", "execve(2): new, empty memory"),
+        Verb("exit", "task", "exit_group(2)"),
+        Verb("prctl", "task", "change the memory error policy of a thread", (POLICY,)),
+        Verb(
+            "sigbus",
+            "task",
+            "change what it does on SIGBUS",
+            (Parameter("action", "the action", SIGBUS_ACTIONS),),
+        ),
+        Verb(
+            "sysctl",
+            "knob",
+            "set a knob of /proc/sys/vm",
+            (Parameter("value", "0 or 1", ("0", "1")),),
+            choices=(
+                "memory_failure_early_kill",
+                "memory_failure_recovery",
+                "panic_on_unrecoverable_memory_failure",
+            ),
+        ),
+        Verb(
+            "file",
+            "new file",
+            "a file; on a disk, with old data in every page",
+            (
+                Parameter("fs", "its file system", default="ext4"),
+                Parameter("pages", "its size", number=True, default="1"),
+                Parameter("kind", "what it is", ("regular", "directory"), default="regular"),
+            ),
+        ),
+        Verb("open", "new open file", "open(2)", (Parameter("file", "the file"),)),
+        Verb("close", "open file", "close(2)"),
+        Verb(
+            "map",
+            "new area",
+            "mmap(2): anonymous without file=",
+            (
+                Parameter("task", "whose memory"),
+                Parameter("file", "an open file", optional=True),
+                Parameter("frame", "a frame of the kernel's, mapped by a driver", optional=True),
+                Parameter("pages", "how many", number=True, default="1"),
+                Parameter("first", "first page of the file", number=True, default="0"),
+                Parameter("shared", "MAP_SHARED", YES_NO, default="no"),
+            ),
+        ),
+        Verb("unmap", "area", "munmap(2)", (TASK,)),
+        Verb("load", "area", "read memory", (TASK,), page=True),
+        Verb("store", "area", "write memory", (TASK, DATA), page=True),
+        Verb("lock", "area", "mlock(2)", (TASK,)),
+        Verb("unlock", "area", "munlock(2)", (TASK,)),
+        Verb("read", "open file", "read(2) of a page", page=True),
+        Verb("write", "open file", "write(2) of a page", (DATA,), page=True),
+        Verb("fsync", "open file", "fsync(2)"),
+        Verb("truncate", "file", "ftruncate(2)", (Parameter("pages", "the new size", number=True),)),
+        Verb(
+            "punch",
+            "file",
+            "fallocate(2) FALLOC_FL_PUNCH_HOLE",
+            (Parameter("pages", "how many", number=True, default="1"),),
+            page=True,
+        ),
+        Verb("drop", "file", "drop the clean pages of a file from the page cache"),
+        Verb(
+            "disk",
+            "state",
+            "hold back writes, let them go, make them fail, or mend the disk",
+            choices=("hold", "release", "fail", "mend"),
+        ),
+        Verb(
+            "swapout",
+            "area",
+            "reclaim a page to swap; keep=yes leaves it in the swap cache",
+            (TASK, Parameter("keep", "in the swap cache", YES_NO, default="no")),
+            page=True,
+        ),
+        Verb("swapoff", "area of swap", "swapoff(2)", choices=("swap",)),
+        Verb("pin", "area", "pin a page for a device (get_user_pages, FOLL_PIN)", (TASK, AS), page=True),
+        Verb(
+            "hold", "area or file", "a reference in flight, as of a read(2) under way", (TASK, AS), page=True
+        ),
+        Verb("release", "pin or hold", "end a pin or a hold"),
+        Verb("dma", "pin or hold", "the device, or the reader of the pipe, takes the bytes"),
+        Verb("busy", "file", "the journal needs the buffers of this page", page=True),
+        Verb(
+            "frame",
+            "new frame",
+            "name a page frame of the kernel's",
+            (Parameter("kind", "whose", FRAME_KINDS),),
+        ),
+        Verb(
+            "filter",
+            "state",
+            "the injection filter: only pages with these flags",
+            (
+                Parameter("mask", "flag names, comma separated", default=""),
+                Parameter("value", "flag names, comma separated", default=""),
+            ),
+            choices=("on", "off"),
+        ),
+        Verb(
+            "nomemory",
+            "who",
+            "the next small allocations of the handler fail",
+            (Parameter("times", "how many", number=True, default="1"),),
+            choices=("handler",),
+        ),
+        Verb(
+            "inject",
+            "area, file, frame or hold",
+            "an error that is reported to the handler",
+            (Parameter("via", "how it comes in", WAYS_IN), TASK),
+            page=True,
+        ),
+        Verb("break", "area, file or frame", "a real error that nobody has noticed yet", (TASK,), page=True),
+        Verb(
+            "look",
+            "area or file",
+            "see the page table entry, or the page cache and the disk",
+            (TASK,),
+            page=True,
+        ),
+        Verb("counters", "which", "read HardwareCorrupted and the node's counters", choices=("all",)),
+    )
+}

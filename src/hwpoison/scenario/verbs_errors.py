@@ -1,0 +1,85 @@
+"""The verbs about errors: frames of the kernel's, ways in, and looking at what is left."""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.problems import WrongUse, unknown_name
+from hwpoison.abi.signals import errno_name
+from hwpoison.failure import inject
+from hwpoison.mm import gup, slab
+from hwpoison.mm.page import put_page
+
+from .bench import Bench
+from .steps import Step
+from .views import counters_view, disk_view, entry_view, page_view
+
+
+class ErrorVerbs(Bench):
+    def do_frame(self, step: Step) -> None:
+        kind = step.args["kind"]
+        name = self.new_name(step, step.subject)
+        zone = self.vm.zone
+        if kind == "nostruct":
+            self.frames[name] = zone.frames + 1
+        elif kind == "free":
+            self.frames[name] = next(zone.free_pfns())
+        elif kind == "reserved":
+            self.frames[name] = zone.reserved - 1
+        elif kind == "pagetable":
+            task = self.tasks[name] = self.vm.new_task(name)
+            self.frames[name] = task.alive_mm().pte_alloc(0).page.pfn
+        else:
+            self.frames[name] = slab.kernel_page(self.vm, kind).pfn
+
+    def do_filter(self, step: Step) -> None:
+        self.failure.filter.enabled = step.subject == "on"
+        for field, text in (("flags_mask", step.args["mask"]), ("flags_value", step.args["value"])):
+            try:
+                setattr(self.failure.filter, field, pg.parse(name for name in text.split(",") if name))
+            except KeyError as error:
+                raise WrongUse(
+                    f"{self.where(step)}: {unknown_name('page flag', error.args[0], pg.BY_NAME)}"
+                ) from None
+
+    def do_nomemory(self, step: Step) -> None:
+        self.failure.failing_allocations = step.number("times")
+
+    def do_inject(self, step: Step) -> None:
+        via = step.args["via"]
+        if via == "madvise":
+            task, vpn = self.address(step)
+            gup_page = gup.get_user_page(task, vpn)
+            put_page(gup_page)
+            self.census(gup_page.pfn)
+            returned = inject.madvise(self.failure, task, vpn)
+            task.deliver()
+            if task.exited:
+                return  # killed before the call could return
+        else:
+            pfn = self.pfn(step)
+            self.census(pfn)
+            ways = {
+                "debugfs": inject.corrupt_pfn,
+                "sysfs": inject.hard_offline_page,
+                "scrub": inject.deferred,
+            }
+            returned = ways[via](self.failure, pfn)
+        self.see("return", step.subject, code=errno_name(returned))
+
+    def do_break(self, step: Step) -> None:
+        page = self.page(step)
+        self.census(page.pfn)
+        self.vm.strike(page.pfn, hardware=True)
+
+    def do_look(self, step: Step) -> None:
+        name = f"{step.subject}:{step.page}"
+        if step.subject in self.files:
+            inode = self.files[step.subject]
+            self.see("page", name, **page_view(self.vm, inode, step.page))
+            self.see("disk", name, **disk_view(inode, step.page))
+        else:
+            task, vpn = self.address(step)
+            self.see("pte", name, **entry_view(self.vm, task, vpn))
+
+    def do_counters(self, _step: Step) -> None:
+        self.see("counter", "", **counters_view(self.vm, node=self.profile.node_counters))

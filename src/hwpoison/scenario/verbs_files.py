@@ -1,0 +1,77 @@
+"""The verbs about files and disks, as the model does them."""
+
+from __future__ import annotations
+
+from hwpoison.abi.problems import WrongUse, unknown_name
+from hwpoison.mm import truncate, writeback
+from hwpoison.mm.filemap import Buffers
+from hwpoison.mm.inode import FILE_SYSTEMS, File
+
+from .bench import Bench
+from .steps import Step
+
+
+class FileVerbs(Bench):
+    def do_file(self, step: Step) -> None:
+        fs = step.args["fs"]
+        if fs not in FILE_SYSTEMS:
+            raise WrongUse(f"{self.where(step)}: {unknown_name('file system', fs, FILE_SYSTEMS)}")
+        regular = step.args["kind"] == "regular"
+        name = self.new_name(step, step.subject)
+        self.files[name] = self.vm.create(name, fs, step.number("pages"), regular=regular)
+
+    def do_open(self, step: Step) -> None:
+        inode = self.look_up(step, "file", self.files, step.args["file"])
+        name = self.new_name(step, step.subject)
+        self.open_files[name] = File(inode, name)
+
+    def do_close(self, step: Step) -> None:
+        self.open_file(step, step.subject).close()
+        del self.open_files[step.subject]
+
+    def do_read(self, step: Step) -> None:
+        data = self.vm.read(self.open_file(step, step.subject), step.page)
+        self.see("call", step.subject, data=data)
+
+    def do_write(self, step: Step) -> None:
+        file = self.open_file(step, step.subject)
+        self.vm.write(file, step.page, step.args["data"])
+        self.rewritten(file.inode.mapping, step.page, step.page + 1)
+        self.see("call", step.subject, data="ok")
+
+    def do_fsync(self, step: Step) -> None:
+        writeback.fsync(self.open_file(step, step.subject))
+        self.see("call", step.subject, data="ok")
+
+    def do_truncate(self, step: Step) -> None:
+        inode = self.inode(step)
+        old = inode.size
+        truncate.truncate(inode, step.number("pages"))
+        self.rewritten(inode.mapping, inode.size, old)
+        self.see("call", step.subject, data="ok")
+
+    def do_punch(self, step: Step) -> None:
+        inode, end = self.inode(step), step.page + step.number("pages")
+        truncate.punch_hole(inode, step.page, end)
+        self.rewritten(inode.mapping, step.page, end)
+        self.see("call", step.subject, data="ok")
+
+    def do_drop(self, step: Step) -> None:
+        truncate.invalidate_mapping_pages(self.inode(step).mapping)
+
+    def do_busy(self, step: Step) -> None:
+        page = self.page(step)
+        if not isinstance(page.private, Buffers):
+            raise WrongUse(
+                f"{self.where(step)}: the page has no buffers; write it on a file system with them"
+            )
+        page.private.busy = True
+
+    def do_disk(self, step: Step) -> None:
+        disk = self.vm.disk
+        if step.subject == "hold":
+            disk.held = True
+        elif step.subject == "release":
+            disk.release()
+        else:
+            disk.failing = step.subject == "fail"

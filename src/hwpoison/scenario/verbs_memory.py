@@ -1,0 +1,91 @@
+"""The verbs about memory: mapping, touching, swap, and references that others hold."""
+
+from __future__ import annotations
+
+from hwpoison.abi.problems import WrongUse
+from hwpoison.mm import gup, memory, vmscan
+from hwpoison.mm.mlock import mlock
+from hwpoison.mm.mmap import do_mmap, insert_page, munmap
+from hwpoison.mm.page import get_page, put_page
+
+from .bench import Area, Bench
+from .steps import Step
+
+
+class MemoryVerbs(Bench):
+    def do_map(self, step: Step) -> None:
+        task = self.task(step, step.args["task"])
+        name = step.get("file")
+        frame = step.get("frame")
+        if name is not None and frame is not None:
+            raise WrongUse(f"{self.where(step)}: both file={name} and frame={frame} are given; choose one")
+        pages = step.number("pages")
+        vma = do_mmap(
+            task.alive_mm(),
+            pages,
+            file=None if name is None else self.open_file(step, name),
+            pgoff=step.number("first"),
+            shared=step.args["shared"] == "yes",
+        )
+        if frame is not None:
+            pfn = self.look_up(step, "frame", self.frames, frame)
+            page = self.struct_page(step, pfn, frame)
+            self.vm.held.add(page.pfn)  # the driver's own reference
+            insert_page(vma, vma.start, page)
+        self.areas[self.new_name(step, step.subject)] = Area(step.subject, vma.start, pages, task)
+
+    def do_unmap(self, step: Step) -> None:
+        task, vma = self.area(step)
+        munmap(task.alive_mm(), vma)
+
+    def do_load(self, step: Step) -> None:
+        task, vpn = self.address(step)
+        self.see("call", task.comm, data=memory.load(task, vpn))
+
+    def do_store(self, step: Step) -> None:
+        task, vpn = self.address(step)
+        memory.store(task, vpn, step.args["data"])
+        vma = task.alive_mm().find_vma(vpn)
+        if vma is not None and vma.shared:
+            index = vma.index_of(vpn)
+            self.rewritten(vma.mapping, index, index + 1)
+        self.see("call", task.comm, data="ok")
+
+    def do_lock(self, step: Step) -> None:
+        task, vma = self.area(step)
+        mlock(task.alive_mm(), vma)
+
+    def do_unlock(self, step: Step) -> None:
+        task, vma = self.area(step)
+        mlock(task.alive_mm(), vma, on=False)
+
+    def do_swapout(self, step: Step) -> None:
+        page = self.page(step)
+        vmscan.reclaim_folio(page, drop=step.args["keep"] == "no")
+
+    def do_swapoff(self, step: Step) -> None:
+        self.vm.swap.swapoff()
+
+    def do_pin(self, step: Step) -> None:
+        task, vpn = self.address(step)
+        name = self.new_name(step, step.args["as"])
+        self.holds[name] = (gup.pin_user_page(task, vpn), True)
+
+    def do_hold(self, step: Step) -> None:
+        page = self.page(step)
+        get_page(page)
+        self.vm.held.add(page.pfn)
+        self.holds[self.new_name(step, step.args["as"])] = (page, False)
+
+    def do_release(self, step: Step) -> None:
+        page, pinned = self.look_up(step, "pin or hold", self.holds, step.subject)
+        del self.holds[step.subject]
+        if pinned:
+            gup.unpin_user_page(page)
+        else:
+            self.vm.held.discard(page.pfn)
+            put_page(page)
+
+    def do_dma(self, step: Step) -> None:
+        page, _pinned = self.look_up(step, "pin or hold", self.holds, step.subject)
+        self.see("call", step.subject, data=self.vm.device_reads(page))
