@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hwpoison.abi.problems import WrongUse, unknown_name
-from hwpoison.abi.records import Broken, Kind, Observation, Value
+from hwpoison.abi.records import Broken, Kind, Observation, StoryStep, Value
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.profiles import Profile
 from hwpoison.mm.inode import AddressSpace, File, Inode
@@ -55,6 +55,8 @@ class Bench:
         self.broken_at_once: list[Broken] = []
         self.seen: list[Observation] = []
         self.step_number = 0
+        self.told: list[StoryStep] = []
+        self.stopped: str | None = None  # why no further step can be made
         self.signals_seen: dict[str, int] = {}
 
     def see(self, kind: Kind, who: str, **value: Value) -> None:
@@ -83,11 +85,12 @@ class Bench:
             raise WrongUse(f"{self.where(step)}: {name} has ended before this step")
         return task
 
-    def page_name(self, task: Task, vpn: int) -> str:
-        """An address in the words of the scenario: in an area of the task's own, else an inherited one."""
-        near = [area for area in self.areas.values() if area.start <= vpn < area.start + area.pages]
-        near.sort(key=lambda area: area.owner.leader is not task.leader)
-        return f"{near[0].name}:{vpn - near[0].start}" if near else f"{vpn:#x}"
+    def page_name(self, vpn: int) -> str:
+        """An address in the words of the scenario: no two areas have the same, in whatever process."""
+        for area in self.areas.values():
+            if area.start <= vpn < area.start + area.pages:
+                return f"{area.name}:{vpn - area.start}"
+        return f"{vpn:#x}"
 
     def address(self, step: Step) -> tuple[Task, int]:
         """The task and the page number that an ``area:page`` step means."""

@@ -47,39 +47,43 @@ class Model(TaskVerbs, FileVerbs, MemoryVerbs, ErrorVerbs):
     """One run."""
 
     def run(self) -> Run:
-        told = []
-        stopped: str | None = None
-        for number, step in enumerate(self.scenario.steps, 1):
-            self.step_number = number
-            notes, lines, seen = len(self.vm.story or ()), len(self.vm.log), len(self.seen)
-            try:
-                self._do(step)
-            except Panic as panic:
-                stopped = str(panic)
-                self.see("panic", "", text=stopped)
-            except KernelBug as bug:
-                stopped = f"{type(bug).__name__}: {bug}"
-            told.append(
-                StoryStep(
-                    number,
-                    step.text(),
-                    tuple((self.vm.story or ())[notes:]),
-                    tuple(self.vm.log[lines:]),
-                    tuple(self.seen[seen:]),
-                )
-            )
-            if stopped is not None:
+        for step in self.scenario.steps:
+            self.take(step)
+            if self.stopped is not None:
                 break
-        broken = self._promises(stopped)
-        losses = tuple(text for census in self.censuses if (text := census.loss(self.failure)))
-        seen_all = tuple(self.seen)
-        outcome = Outcome(self.scenario.name, self.profile.name, "model", seen_all, broken, losses)
-        return Run(self.scenario, self.profile, outcome, tuple(told))
+        return Run(self.scenario, self.profile, self.outcome(), tuple(self.told))
 
-    def _promises(self, stopped: str | None) -> tuple[Broken, ...]:
+    def take(self, step: Step) -> None:
+        """Make one more step. WrongUse if it names something that is not there."""
+        self.step_number = len(self.told) + 1
+        notes, lines, seen = len(self.vm.story or ()), len(self.vm.log), len(self.seen)
+        try:
+            self._do(step)
+        except Panic as panic:
+            self.stopped = str(panic)
+            self.see("panic", "", text=self.stopped)
+        except KernelBug as bug:
+            self.stopped = f"{type(bug).__name__}: {bug}"
+        self.told.append(
+            StoryStep(
+                self.step_number,
+                step.text(),
+                tuple((self.vm.story or ())[notes:]),
+                tuple(self.vm.log[lines:]),
+                tuple(self.seen[seen:]),
+            )
+        )
+
+    def outcome(self) -> Outcome:
+        """All that was seen until now, and which promises were not kept."""
+        losses = tuple(text for census in self.censuses if (text := census.loss(self.failure)))
+        seen = tuple(self.seen)
+        return Outcome(self.scenario.name, self.profile.name, "model", seen, self._promises(), losses)
+
+    def _promises(self) -> tuple[Broken, ...]:
         panicked = any(seen.kind == "panic" for seen in self.seen)
-        if stopped is not None and not panicked:
-            return (Broken(6, stopped),)
+        if self.stopped is not None and not panicked:
+            return (Broken(6, self.stopped),)
         if panicked:
             return ()
         return (*self.broken_at_once, *broken_promises(self.vm, self.failure, self.censuses))
@@ -107,7 +111,7 @@ class Model(TaskVerbs, FileVerbs, MemoryVerbs, ErrorVerbs):
     def _see_signals(self) -> None:
         for name, task in self.tasks.items():
             for info in task.received[self.signals_seen.get(name, 0) :]:
-                page = None if info.address is None else self.page_name(task, info.address >> PAGE_SHIFT)
+                page = None if info.address is None else self.page_name(info.address >> PAGE_SHIFT)
                 if info.signal is Signal.SIGBUS:
                     self.see("signal", name, code=info.code.name, page=page, lsb=info.lsb)
             self.signals_seen[name] = len(task.received)

@@ -20,8 +20,10 @@ class MemoryVerbs(Bench):
         if name is not None and frame is not None:
             raise WrongUse(f"{self.where(step)}: both file={name} and frame={frame} are given; choose one")
         pages = step.number("pages")
+        mm = task.alive_mm()
+        mm.next_vpn = max([mm.next_vpn, *(area.start + area.pages + 1 for area in self.areas.values())])
         vma = do_mmap(
-            task.alive_mm(),
+            mm,
             pages,
             file=None if name is None else self.open_file(step, name),
             pgoff=step.number("first"),
