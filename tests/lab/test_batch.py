@@ -11,7 +11,7 @@ import pytest
 
 from hwpoison.abi.problems import NotPossible, Problem
 from hwpoison.abi.records import Observation
-from hwpoison.lab import together
+from hwpoison.lab import boot, together
 from hwpoison.lab.answers import Answer
 from hwpoison.lab.batch import Batch, Progress, Stopped
 from hwpoison.lab.kernels import Kernel
@@ -33,8 +33,10 @@ def answer(name):
     seen = [{"step": 1, "kind": "call", "who": "A", "data": "x"}]
     write({"scenario": name, "kernel": "?", "witness": "?", "observations": seen})
 for number, name in enumerate(names):
-    if name == "deaf" or name.startswith("late") and len(boots_so_far) == 0:
+    if name == "deaf":
         sys.exit(3)
+    if name == "never-up" or name == "late" and not boots_so_far:
+        sys.exit(99)
     if name == "deaf-later" and len(boots_so_far):
         sys.exit(4)
     write({"begin": name})
@@ -195,6 +197,16 @@ def test_a_guest_that_fails_on_its_way_up_is_booted_again(batch: Batch, tmp_path
     answers = batch.run(scenarios(["late", "a"]))
     assert boots(tmp_path) == [["late", "a"], ["late", "a"]]
     assert all(answer.outcome for answer in answers.values())
+    assert answers["late"].note == (
+        "booted again, as a guest did not get going: Memory failure on page 0x1a2b3"
+    )
+    assert answers["a"].note == ""
+
+
+def test_a_kernel_that_never_gets_going_is_not_booted_for_ever(batch: Batch, tmp_path: Path) -> None:
+    with pytest.raises(NotPossible, match=r"Memory failure on page 0x1a2b3 \(3 boots\); its last words"):
+        batch.run(scenarios(["never-up"]))
+    assert len(boots(tmp_path)) == boot.STARTS
 
 
 def test_what_was_answered_before_guests_failed_to_start_counts(batch: Batch) -> None:
@@ -204,10 +216,12 @@ def test_what_was_answered_before_guests_failed_to_start_counts(batch: Batch) ->
     assert "code 4" in answers["a"].failed
 
 
-def test_a_guest_that_is_silent_from_the_start_is_ended(batch: Batch, tmp_path: Path) -> None:
+def test_a_guest_that_is_silent_from_the_start_is_ended(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch.agent = ("sh", "-c", "exec sleep 1000")
-    batch.start_seconds = 0.5
-    with pytest.raises(NotPossible, match="runs no scenario: it was silent for"):
+    monkeypatch.setattr(boot, "START_SECONDS", 0.5)
+    with pytest.raises(NotPossible, match=r"runs no scenario: it did not get going in 0 s \(3 boots\)"):
         batch.run(scenarios(["a"]))
 
 

@@ -18,11 +18,11 @@ from hwpoison.lab.together import run as run_together
 from hwpoison.scenario.load import catalogue
 from hwpoison.scenario.model import run as run_model
 
-from .conftest import Program
+from .conftest import VNG, Program
 
 HANDFUL = ("anonymous", "file-dirty", "file-clean-mapped", "tmpfs-mapped", "early-by-prctl", "again")
 PREFERRED = "6.12"
-EMULATION_SECONDS = 240.0
+COMMAND_SECONDS = 240.0  # from its start; what it does takes a moment
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,83 @@ def test_a_command_reaches_the_guest_whatever_its_words(guest: None, kernel: Ker
     assert f"{words} a 'quoted' $text" in ended.console
 
 
+UNSURE = """
+tries=$(cat {here}/tries 2>/dev/null || echo 0); echo $((tries + 1)) > {here}/tries
+echo "Linux version 6.12.9-amd64 (stand-in)"
+if [ $tries -lt {panics} ]; then echo "Kernel panic - not syncing: Fatal exception in interrupt"; exit 1; fi
+"""
+
+
+def on_the_way_up(program: Program, here: Path, *, panics: int) -> None:
+    """virtme-ng whose first guests panic before they come to the command."""
+    program("vng", UNSURE.format(here=here, panics=panics) + VNG)
+
+
+def test_a_guest_that_panics_on_its_way_up_is_booted_again_and_the_result_says_so(
+    guest: None, program: Program, kernel: Kernel, tmp_path: Path
+) -> None:
+    on_the_way_up(program, tmp_path, panics=2)
+    ended = boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=60)
+    assert (ended.ending, ended.code, ended.started) == ("finished", 0, True)
+    assert [first.reason for first in ended.before] == ["Fatal exception in interrupt"] * 2
+
+
+def test_a_kernel_that_panics_at_every_boot_is_given_up(
+    guest: None, program: Program, kernel: Kernel, tmp_path: Path
+) -> None:
+    on_the_way_up(program, tmp_path, panics=99)
+    ended = boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=60)
+    assert (ended.ending, ended.started, len(ended.before)) == ("panic", False, boot.STARTS - 1)
+    assert (tmp_path / "tries").read_text() == f"{boot.STARTS}\n"
+
+
+def test_a_panic_after_the_command_was_started_is_the_answer(
+    guest: None, kernel: Kernel, tmp_path: Path
+) -> None:
+    crash = ["sh", "-c", f"echo x >> {tmp_path}/runs; exit 99"]
+    ended = boot.run(kernel, crash, tmp_path, kvm=False, seconds=60)
+    assert (ended.ending, ended.started, ended.before) == ("panic", True, ())
+    assert (tmp_path / "runs").read_text() == "x\n"
+
+
+def test_a_slow_way_up_is_not_the_commands_time(
+    guest: None, program: Program, kernel: Kernel, tmp_path: Path
+) -> None:
+    program("vng", "sleep 2\n" + VNG)
+    ended = boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=1, watch=lambda: None)
+    assert (ended.ending, ended.code) == ("finished", 0)
+    ended = boot.run(kernel, ["sleep", "1000"], tmp_path, kvm=False, seconds=1)
+    assert (ended.ending, ended.reason) == ("stopped", "it was not done after 1 s")
+
+
+def test_a_guest_that_hangs_on_its_way_up_is_booted_again(
+    guest: None, program: Program, kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boot, "START_SECONDS", 0.5)
+    program("vng", "echo Linux version 6; exec sleep 1000")
+    ended = boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=60)
+    assert (ended.ending, ended.started, len(ended.before)) == ("stopped", False, boot.STARTS - 1)
+    assert ended.reason.startswith("it did not get going in")
+
+
+def test_a_watch_has_no_say_before_the_command_is_under_way(
+    guest: None, program: Program, kernel: Kernel, tmp_path: Path
+) -> None:
+    program("vng", "sleep 1\n" + VNG)
+    ended = boot.run(kernel, ["sleep", "1000"], tmp_path, kvm=False, seconds=60, watch=lambda: "enough")
+    assert (ended.ending, ended.reason, ended.started) == ("stopped", "enough", True)
+
+
+def test_the_command_itself_can_say_when_it_is_under_way(guest: None, kernel: Kernel, tmp_path: Path) -> None:
+    begins_late = (
+        f"[ -s {tmp_path}/tried ] || {{ echo 1 > {tmp_path}/tried; exit 99; }}; echo > {tmp_path}/mark"
+    )
+    ended = boot.run(
+        kernel, ["sh", "-c", begins_late], tmp_path, kvm=False, seconds=60, mark=tmp_path / "mark"
+    )
+    assert (ended.ending, ended.code, len(ended.before)) == ("finished", 0, 1)
+
+
 def test_hardware_acceleration_is_believed_when_a_guest_has_run(program: Program, tmp_path: Path) -> None:
     program("qemu-system-x86_64", "echo Linux version 6; sleep 1000")
     found = acceleration(tmp_path)
@@ -145,7 +222,7 @@ def test_a_real_kernel_says_what_the_model_says(real: Kernel, kvm: bool) -> None
 @pytest.mark.lab
 def test_a_real_panic_ends_the_guest_with_its_words(real: Kernel, kvm: bool, tmp_path: Path) -> None:
     crash = ["/bin/sh", "-c", "echo c > /proc/sysrq-trigger; sleep 1000"]
-    ended = boot.run(real, crash, tmp_path, kvm=kvm, seconds=EMULATION_SECONDS)
+    ended = boot.run(real, crash, tmp_path, kvm=kvm, seconds=COMMAND_SECONDS)
     assert (ended.ending, ended.reason) == ("panic", "sysrq triggered crash"), ended.last_lines
 
 
@@ -158,7 +235,7 @@ def test_a_real_guest_that_hangs_is_ended_and_nothing_is_left(
     def watch() -> str | None:
         return "it hangs" if (tmp_path / "hangs").exists() else None
 
-    ended = boot.run(real, hang, tmp_path, kvm=kvm, seconds=EMULATION_SECONDS, watch=watch)
+    ended = boot.run(real, hang, tmp_path, kvm=kvm, seconds=COMMAND_SECONDS, watch=watch)
     assert (ended.ending, ended.reason) == ("stopped", "it hangs"), ended.last_lines
     left = subprocess.run(["pgrep", "-f", f"qemu.*{tmp_path}"], capture_output=True, text=True, check=False)
     assert left.stdout == ""

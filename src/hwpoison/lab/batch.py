@@ -24,13 +24,9 @@ from .answers import Answer, Following
 from .kernels import Kernel
 
 AGENT = (sys.executable, "-m", "hwpoison.lab.agent")
-START_SECONDS = (
-    150.0  # of silence: boot, file systems and modules, all emulated, on a machine with other work
-)
 SILENCE_SECONDS = 75.0  # of silence between two lines; a kernel reports a hung task after 60
-BOOT_SECONDS = 300.0  # in all, and for each scenario ...
+BOOT_SECONDS = 300.0  # of the agent in all, and for each scenario ...
 SCENARIO_SECONDS = 15.0  # ... so much more
-STARTS = 2  # an emulated 6.12 has once been seen to panic on its way up, before our first program
 LAST_WORDS = 5  # lines of the console that are passed on when a guest does not get going
 
 
@@ -62,7 +58,6 @@ class Batch:
     told: Callable[[Progress], None]
     stop: threading.Event
     agent: Sequence[str] = AGENT
-    start_seconds: float = START_SECONDS
     silence_seconds: float = SILENCE_SECONDS
 
     def run(self, scenarios: Sequence[Scenario]) -> dict[str, Answer]:
@@ -71,18 +66,14 @@ class Batch:
         waiting = deque([ordered] if ordered else [])
         answers: dict[str, Answer] = {}
         suspects: dict[str, str] = {}  # what is tried again alone, and what had happened
-        boots = useless = 0
+        boots = 0
         while waiting:
             batch = waiting.popleft()
             boots += 1
             results, ended = self._boot(batch, boots, len(answers), len(scenarios))
+            boots += len(ended.before)
             if not (results.answers or results.again or results.begun):
-                useless += 1
-                if useless < STARTS and ended.ending != "stopped":
-                    waiting.appendleft(batch)
-                    continue
                 answers |= self._without(batch, ended, keep=bool(answers))
-            useless = 0
             answers |= results.answers
             if (begun := results.begun) is not None:
                 if len(batch) == 1 or begun in self.expected:
@@ -99,7 +90,7 @@ class Batch:
             if left:
                 waiting.appendleft(left)
         for name, text in suspects.items():
-            answers[name] = replace(answers[name], note=f"in the same guest after others: {text}")
+            answers[name] = _noted(answers[name], f"in the same guest after others: {text}")
         return answers
 
     def _boot(
@@ -124,14 +115,21 @@ class Batch:
                 seconds=BOOT_SECONDS + SCENARIO_SECONDS * len(batch),
                 environment=guest_environment(),
                 watch=watch,
+                mark=results.path,
             )
             results.look()
+        for name in list(results.answers)[:1] if ended.before else ():
+            reasons = "; ".join(each.why() for each in ended.before)
+            results.answers[name] = _noted(
+                results.answers[name], f"booted again, as a guest did not get going: {reasons}"
+            )
         return results, ended
 
     def _without(self, batch: Sequence[Scenario], ended: boot.Boot, *, keep: bool) -> dict[str, Answer]:
         """The answers of a kernel that does not get to the first of ``batch`` any more, or never did."""
         last = " | ".join(ended.last_lines[-LAST_WORDS:])
-        text = f"kernel {self.kernel.name} runs no scenario: {ended.why()}; its last words: {last}"
+        tries = f" ({len(ended.before) + 1} boots)" if ended.before else ""
+        text = f"kernel {self.kernel.name} runs no scenario: {ended.why()}{tries}; its last words: {last}"
         if not keep:
             raise NotPossible(text)
         return {scenario.name: Answer(failed=text) for scenario in batch}
@@ -139,12 +137,15 @@ class Batch:
     def _reason_to_end(self, results: Following) -> str | None:
         if self.stop.is_set():
             raise Stopped(f"the run on kernel {self.kernel.name} was stopped")
-        limit = self.silence_seconds if results.size else self.start_seconds
-        silent = time.monotonic() - results.last_news
-        return f"it was silent for {limit:.0f} s" if silent > limit else None
+        silent = time.monotonic() - results.last_news > self.silence_seconds
+        return f"it was silent for {self.silence_seconds:.0f} s" if silent else None
 
     def _tell(self, done: int, total: int, boots: int, doing: str) -> None:
         self.told(Progress(self.kernel.name, done, total, boots, doing))
+
+
+def _noted(answer: Answer, note: str) -> Answer:
+    return replace(answer, note="; ".join(part for part in (answer.note, note) if part))
 
 
 def guest_environment() -> dict[str, str]:

@@ -4,6 +4,9 @@ virtme-ng boots the image over this host's own file system (read-only, with over
 and the project run inside as they are; it finds the modules by itself, as the image lies in the same root.
 A panic, an oops, a locked-up CPU and a task that hangs for a minute end the guest at once, and it cannot
 outlive this process (processes.py).
+
+A guest that ends before the command is under way says nothing about the command: it is booted again, a
+bounded number of times, and the result says so. A file that is no longer empty is the mark that tells.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +25,8 @@ from .kernels import Kernel
 from .processes import Watch, converse, unwatched
 
 KVM_SECONDS = 6.0  # a kernel under KVM that works says its version in less than one
+STARTS = 3  # emulated kernels have been seen to panic on their way up, once in some hundred boots
+START_SECONDS = 240.0  # until the command is under way: fifteen alone, much more beside other guests
 LAST_LINES = 15
 HALTED = (b"PANIC: early exception", b"-- System halted")  # the kernel then loops for ever
 PANIC = re.compile(r"Kernel panic - not syncing: (.*)|PANIC: (early exception .*)")
@@ -44,13 +49,18 @@ Ending = Literal["finished", "panic", "stopped", "vanished", "no start"]
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What became of one guest. ``code`` is the command's if it finished; ``reason`` says why it did not."""
+    """What became of one guest. ``code`` is the command's if it finished; ``reason`` says why it did not.
+
+    ``started``: was the command under way? ``before``: the guests before this one, which did not get so far.
+    """
 
     ending: Ending
     code: int | None
     reason: str
     seconds: float
     console: str
+    started: bool = False
+    before: tuple[Boot, ...] = ()
 
     def why(self) -> str:
         """Why it ended, in a clause."""
@@ -90,26 +100,62 @@ def run(
     seconds: float,
     environment: Mapping[str, str] | None = None,
     watch: Watch = unwatched,
+    mark: Path | None = None,
 ) -> Boot:
-    """Boot a kernel and run a command of this host as root inside.
+    """Boot a kernel and run a command of this host as root inside, for so many ``seconds`` at most.
 
-    ``shared`` is the one directory that the guest may write to. ``watch`` can give a reason to end it. Any
-    exception ends the guest before it gets further. Raises
-    NotPossible without QEMU or virtme-ng.
+    ``shared`` is the one directory that the guest may write to. ``mark`` is a file there that the command
+    writes to when it gets going; without one, that it was started will do. From then on ``watch`` can give a
+    reason to end it. Any exception that it raises, then or before, ends the guest first. Raises NotPossible
+    without QEMU or virtme-ng.
     """
     tools.need("real kernels are booted with QEMU and virtme-ng", tools.FOR_BOOTING)
     script = shared / "command"  # the kernel's own command line ends in a panic beyond 2048 bytes
-    script.write_text(
-        "".join(f"export {name}={shlex.quote(value)}\n" for name, value in (environment or {}).items())
-        + f"exec {shlex.join(command)}\n"
-    )
-    started = time.monotonic()
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in (environment or {}).items())
+    script.write_text(f"echo > {shlex.quote(str(shared / 'started'))}\n{exports}exec {shlex.join(command)}\n")
+    mark = mark or shared / "started"
+    before: list[Boot] = []
+    while True:
+        mark.unlink(missing_ok=True)
+        limits = _Limits(mark, seconds, watch)
+        ended = _boot(kernel, script, limits, kvm=kvm)
+        if limits.started() or ended.ending in ("finished", "no start") or len(before) == STARTS - 1:
+            return replace(ended, started=limits.started(), before=tuple(before))
+        before.append(ended)
+
+
+@dataclass(slots=True)
+class _Limits:
+    """When to end a guest: how long it may take until there is the mark, and from then on."""
+
+    mark: Path
+    seconds: float
+    watch: Watch
+    since: float = field(default_factory=time.monotonic)
+    up: bool = False
+
+    def started(self) -> bool:
+        return self.mark.exists() and self.mark.stat().st_size > 0
+
+    def reason(self) -> str | None:
+        if not self.up and self.started():
+            self.up, self.since = True, time.monotonic()
+        reason, limit = self.watch(), self.seconds if self.up else START_SECONDS
+        late = time.monotonic() - self.since > limit
+        if self.up:
+            return reason or (f"it was not done after {limit:.0f} s" if late else None)
+        return f"it did not get going in {limit:.0f} s" if late else None
+
+
+def _boot(kernel: Kernel, script: Path, limits: _Limits, *, kvm: bool) -> Boot:
+    """One guest."""
+    begun = time.monotonic()
     with tools.scratch("hwpoison-boot-") as scratch:  # a killed virtme-ng leaves things
         line = _command_line(kernel, script, str(scratch / "monitor"), kvm=kvm)
-        console, reason = converse(
-            line, seconds, HALTED, watch, TMPDIR=str(scratch), XDG_CACHE_HOME=str(scratch)
-        )
-    return judge(console, reason, time.monotonic() - started)
+        directories = {"TMPDIR": str(scratch), "XDG_CACHE_HOME": str(scratch)}
+        longest = START_SECONDS + limits.seconds
+        console, reason = converse(line, longest, HALTED, limits.reason, **directories)
+    return judge(console, reason, time.monotonic() - begun)
 
 
 def _command_line(kernel: Kernel, script: Path, monitor: str, *, kvm: bool) -> list[str]:
