@@ -242,7 +242,7 @@ def test_each_primitive_is_announced_before_it_acts_when_somebody_chooses() -> N
     read_once(it, "count")
     write_once(it, "count", 1)
     acquired, released, changed = Op.ACQUIRE, Op.RELEASE, Op.RMW
-    expected = [acquired, acquired, released, released, acquired, released, Op.TRYLOCK, released]
+    expected = [Op.ACQUIRE_SHARED, acquired, released, released, acquired, released, Op.TRYLOCK, released]
     expected += [changed] * 5 + [Op.READ, Op.WRITE]
     assert script.seen == [("main", op) for op in expected]
 

@@ -159,7 +159,7 @@ class MemoryFailure:
             return -Errno.EOPNOTSUPP
         shake_page(page)
         folio_lock(page)
-        saved = page.flags
+        saved = int(page.flags)
         if saved & (pg.LRU | pg.WRITEBACK):
             # From here on no writeback can begin, so one wait is enough (R11).
             folio_wait_writeback(page)

@@ -44,6 +44,7 @@ class Op(IntEnum):
     WRITE = 5
     WAIT = 6
     START = 7
+    ACQUIRE_SHARED = 8
 
 
 class Chooser(Protocol):
@@ -136,9 +137,15 @@ class Paths:
         if self.failed:
             raise self.failed[0]
 
-    def point(self, op: Op, on: object) -> None:
-        """Announce an operation; the chooser may run somebody else first. Only called with a chooser."""
+    def point(self, op: Op, on: object, delta: int = 0) -> None:
+        """Announce an operation; the chooser may run somebody else first. Only called with a chooser.
+
+        ``delta``: what will be added to a counter, as far as the operation is nothing else.
+        """
         self._next(self.current, op, on)
+
+    def released(self, on: object, *, shared: bool = False) -> None:
+        """A lock was given back just now; for explore/engine.py. Only called with a chooser."""
 
     def wait(self, on: object) -> None:
         """Put the running path to sleep until ``wake(on)``. The caller re-checks its condition."""
@@ -298,6 +305,8 @@ class Lock:
         self.owner = None
         if paths.waiting:
             paths.wake(self)
+        if paths.chooser is not None:
+            paths.released(self)
 
     def __enter__(self) -> Self:
         self.acquire()
@@ -348,17 +357,17 @@ class RwSem:
         return f"{self.lock_class.name}({self.name})" if self.name else self.lock_class.name
 
     def down_read(self, *, nested: bool = False) -> None:
-        self._down(lambda: self.writer is not None, nested=nested)
+        self._down(Op.ACQUIRE_SHARED, lambda: self.writer is not None, nested=nested)
         self.readers.append(self.paths.current)
 
     def down_write(self, *, nested: bool = False) -> None:
-        self._down(lambda: self.writer is not None or bool(self.readers), nested=nested)
+        self._down(Op.ACQUIRE, lambda: self.writer is not None or bool(self.readers), nested=nested)
         self.writer = self.paths.current
 
-    def _down(self, busy: Callable[[], bool], *, nested: bool) -> None:
+    def _down(self, op: Op, busy: Callable[[], bool], *, nested: bool) -> None:
         paths = self.paths
         if paths.chooser is not None:
-            paths.point(Op.ACQUIRE, self)
+            paths.point(op, self)
         path = paths.current
         if busy():
             if self.writer is path or path in self.readers:
@@ -369,16 +378,18 @@ class RwSem:
                 paths.wait(self)
         hold(path, self, nested=nested)
 
-    def _up(self) -> None:
+    def _up(self, *, shared: bool) -> None:
         unhold(self.paths.current, self)
         if self.paths.waiting:
             self.paths.wake(self)
+        if self.paths.chooser is not None:
+            self.paths.released(self, shared=shared)
 
     def up_read(self) -> None:
         if self.paths.chooser is not None:
             self.paths.point(Op.RELEASE, self)
         self.readers.remove(self.paths.current)
-        self._up()
+        self._up(shared=True)
 
     def up_write(self) -> None:
         if self.paths.chooser is not None:
@@ -386,7 +397,7 @@ class RwSem:
         if self.writer is not self.paths.current:
             raise KernelBug(f"{self.paths.current} releases {self.describe()}, which {self.writer} holds")
         self.writer = None
-        self._up()
+        self._up(shared=False)
 
     def read(self) -> Reading:
         return Reading(self)
@@ -432,24 +443,24 @@ def test_and_set(shared: Flagged, mask: int) -> bool:
     """Set the bits of ``mask``; whether any was set before."""
     if shared.paths.chooser is not None:
         shared.paths.point(Op.RMW, shared)
-    old = shared.flags
-    shared.flags = old | mask
-    return bool(old & mask)
+    before = shared.flags & mask
+    shared.flags |= mask
+    return before != 0
 
 
 def test_and_clear(shared: Flagged, mask: int) -> bool:
     """Clear the bits of ``mask``; whether any was set before."""
     if shared.paths.chooser is not None:
         shared.paths.point(Op.RMW, shared)
-    old = shared.flags
-    shared.flags = old & ~mask
-    return bool(old & mask)
+    before = shared.flags & mask
+    shared.flags &= ~mask
+    return before != 0
 
 
 def atomic_add(shared: Shared, field: str, delta: int) -> int:
     """Add to a counter and return the new value. A counter never goes below zero."""
     if shared.paths.chooser is not None:
-        shared.paths.point(Op.RMW, shared)
+        shared.paths.point(Op.RMW, shared, delta)
     value: int = getattr(shared, field) + delta
     if value < 0:
         raise KernelBug(f"{field} of {shared} goes to {value}")
@@ -460,7 +471,7 @@ def atomic_add(shared: Shared, field: str, delta: int) -> int:
 def atomic_add_unless_zero(shared: Shared, field: str, delta: int = 1) -> bool:
     """Add to a counter unless it is zero; whether it was added."""
     if shared.paths.chooser is not None:
-        shared.paths.point(Op.RMW, shared)
+        shared.paths.point(Op.RMW, shared, delta)
     value: int = getattr(shared, field)
     if value == 0:
         return False

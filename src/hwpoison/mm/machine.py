@@ -93,9 +93,10 @@ class Machine:
         swap_slots: int = 0,
         traits: Traits = Traits(),
         chooser: Chooser | None = None,
+        paths: Paths | None = None,
     ) -> None:
         self.traits = traits
-        self.paths = Paths(chooser)
+        self.paths = paths or Paths(chooser)
         self.zone = Zone(self, frames, reserved)
         self.lru = Lru(self)
         self.swap = SwapArea(self, swap_slots)

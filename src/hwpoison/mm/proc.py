@@ -22,7 +22,7 @@ def stable_page_flags(vm: Machine, pfn: int) -> int:
         page = vm.zone.pages.get(pfn)
         return pg.BUDDY | ((page.flags & pg.HWPOISON) if page is not None else 0)
     page = vm.zone.page(pfn)
-    word = page.flags
+    word = int(page.flags)
     if page.head is not page:  # the flags are the head's, the poison mark is the page's own
         own = pg.COMPOUND_HEAD | pg.HWPOISON
         word = page.head.flags & ~own | page.flags & pg.HWPOISON | pg.COMPOUND_TAIL

@@ -10,7 +10,7 @@ from hwpoison.abi.records import Broken, Kind, Observation, StoryStep, Value
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.profiles import Profile
 from hwpoison.mm.inode import AddressSpace, File, Inode
-from hwpoison.mm.locks import Chooser
+from hwpoison.mm.locks import Chooser, Paths
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.mmap import Vma
 from hwpoison.mm.page import Page
@@ -37,11 +37,17 @@ class Area:
 class Bench:
     """One run. Things of the scenario are kept by name; the verbs are in the classes made from this one."""
 
-    def __init__(self, scenario: Scenario, profile: Profile, chooser: Chooser | None) -> None:
+    def __init__(
+        self, scenario: Scenario, profile: Profile, chooser: Chooser | None, paths: Paths | None = None
+    ) -> None:
         self.scenario = scenario
         self.profile = profile
         self.vm = Machine(
-            frames=scenario.frames, swap_slots=scenario.swap, traits=profile.traits, chooser=chooser
+            frames=scenario.frames,
+            swap_slots=scenario.swap,
+            traits=profile.traits,
+            chooser=chooser,
+            paths=paths,
         )
         self.vm.story = []
         self.failure = MemoryFailure(self.vm, profile)

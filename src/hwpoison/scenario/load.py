@@ -16,12 +16,22 @@
       => errno=EIO
     '''
 
+Steps between a line ``together`` and a line ``end`` run at the same time, as paths of execution; each begins
+with the label of its path. Whoever can only run one thing after the other runs them as they are written;
+``hwpoison explore`` tries every order there is::
+
+    together
+      fault: store m:0 data=x
+      mce:   inject m:0 via=sysfs
+    end
+
 A file with one scenario may leave the ``[[scenario]]`` line out. ``swap`` is the number of swap slots,
 ``frames`` the memory; ``breaks`` lists the promises known to be broken, by the name of the deviation.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -49,6 +59,11 @@ class Scenario:
     frames: int = 256
     breaks: dict[str, frozenset[str]] = field(default_factory=dict)
     origin: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the paths that run at the same time, in order."""
+        return list(dict.fromkeys(step.path for step in self.steps if step.path))
 
     def expected_breaks(self, kernel: str) -> set[str]:
         return {name for name, kernels in self.breaks.items() if kernel in kernels}
@@ -153,27 +168,64 @@ def _breaks(value: object) -> dict[str, frozenset[str]]:
     return result
 
 
+TOGETHER, END = "together", "end"
+PATH = re.compile(r"([a-z][a-z0-9_-]*):\s+(.*)")
+
+
 def _steps(text: str, origin: str, start: int) -> tuple[Step, ...]:
     steps: list[Step] = []
     kernels = tuple(PROFILES)
+    block: bool | None = None  # before "together", inside, after "end"
     for offset, line in enumerate(text.splitlines()):
         number = start + offset
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue
         try:
-            if stripped.startswith("=>"):
+            if stripped.split("#")[0].strip() in (TOGETHER, END):
+                block = _block(stripped.split()[0], block)
+            elif stripped.startswith("=>"):
                 if not steps:
                     raise StepError("'=>' stands before the first step")
                 expected = parse_expectation(stripped[2:], number, kernels)
                 steps[-1] = replace(steps[-1], expects=(*steps[-1].expects, expected))
             else:
-                steps.append(parse_step(stripped, number))
+                steps.append(_step(stripped, number, inside=block is True))
         except StepError as error:
             raise WrongUse(f"{origin}:{number}: {error}") from None
+    where = f"{origin}{f':{start}' if start else ''}"
+    if block is True:
+        raise WrongUse(f"{where}: {TOGETHER!r} is not closed; expected a line {END!r}")
+    if block is False and len({step.path for step in steps if step.path}) < 2:
+        raise WrongUse(
+            f"{where}: {TOGETHER!r} wants two paths or more; write LABEL: STEP with different labels"
+        )
     if not steps:
-        raise WrongUse(f"{origin}{f':{start}' if start else ''}: there is no step; expected at least one")
+        raise WrongUse(f"{where}: there is no step; expected at least one")
     return tuple(steps)
+
+
+def _block(word: str, block: bool | None) -> bool:
+    """The state after ``together`` or ``end``."""
+    if word == TOGETHER and block is None:
+        return True
+    if word == END and block is True:
+        return False
+    if word == TOGETHER:
+        raise StepError(f"a second {TOGETHER!r}; a scenario has one place where paths run at the same time")
+    raise StepError(f"{END!r} without {TOGETHER!r} before it")
+
+
+def _step(line: str, number: int, *, inside: bool) -> Step:
+    """One line; between ``together`` and ``end`` with the label of its path before it."""
+    labelled = PATH.fullmatch(line)
+    if not inside:
+        if labelled:
+            raise StepError(f"{labelled[1]!r} is a label, but {TOGETHER!r} does not stand before this line")
+        return parse_step(line, number)
+    if not labelled:
+        raise StepError(f"{line!r} has no label; between {TOGETHER!r} and {END!r} expected LABEL: STEP")
+    return replace(parse_step(labelled[2], number), path=labelled[1])
 
 
 @cache

@@ -36,7 +36,10 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step. ``page`` is the number after the colon; ``line`` where it stands in its file."""
+    """One step. ``page`` is the number after the colon; ``line`` where it stands in its file.
+
+    ``path`` names the path of execution that takes it, if it stands between ``together`` and ``end``.
+    """
 
     verb: str
     subject: str
@@ -45,6 +48,7 @@ class Step:
     line: int = 0
     expects: tuple[Expectation, ...] = ()
     written: str = field(default="", compare=False)
+    path: str = field(default="", compare=False)
 
     def number(self, name: str) -> int:
         return int(self.args[name])

@@ -1,0 +1,1 @@
+"""Every interleaving: who runs next, one strategy a file; schedules as readable text; shrinking."""

@@ -1,0 +1,1 @@
+"""Which schedules are run, and in which order: one strategy a module."""
