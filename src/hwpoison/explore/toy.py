@@ -64,14 +64,14 @@ class Toy:
         self.paths = Engine()
         self.words = [Word(self.paths, f"w{number}") for number in range(words)]
         self.locks = [Lock(self.paths, name, name) for name in ("mmap_lock", "ptl")]
-        self.sems = [RwSem(self.paths, "i_mmap_rwsem", "sem")]
+        self.semaphores = [RwSem(self.paths, "i_mmap_rwsem", "sem")]
         self.programs = programs
         self.outcomes: set[Any] = set()
         self.logs: list[list[Any]] = []
 
     @property
     def roots(self) -> list[Any]:
-        return [self.words, self.locks, self.sems]
+        return [self.words, self.locks, self.semaphores]
 
     @property
     def modules(self) -> list[ModuleType]:
@@ -220,20 +220,20 @@ def _tried(number: int, inner: Sequence[Action]) -> Action:
 
 def _read_locked(inner: Sequence[Action]) -> Action:
     def action(toy: Toy, log: list[Any]) -> None:
-        toy.sems[0].down_read(nested=True)
+        toy.semaphores[0].down_read(nested=True)
         for each in inner:
             each(toy, log)
-        toy.sems[0].up_read()
+        toy.semaphores[0].up_read()
 
     return action
 
 
 def _write_locked(inner: Sequence[Action]) -> Action:
     def action(toy: Toy, log: list[Any]) -> None:
-        toy.sems[0].down_write(nested=True)
+        toy.semaphores[0].down_write(nested=True)
         for each in inner:
             each(toy, log)
-        toy.sems[0].up_write()
+        toy.semaphores[0].up_write()
 
     return action
 
