@@ -166,7 +166,7 @@ def test_a_mlock_that_another_cpu_has_not_counted_yet_is_no_unexplained_referenc
     page = mapped(task, vma.start)
 
     def unmapping(running: Path, op: Op, on: object) -> bool:
-        return op is Op.ACQUIRE and on is file.inode.mapping.i_mmap_rwsem
+        return op is Op.ACQUIRE_SHARED and on is file.inode.mapping.i_mmap_rwsem
 
     result = interrupted(
         vm, lambda: hard_offline_page(newest, page.pfn), lambda: vm.lru.mlock_folio(page), unmapping
