@@ -173,7 +173,9 @@ def test_a_fault_that_waited_for_a_truncation_finds_the_end_of_the_file(vm: Mach
     mapping = ext4.inode.mapping
     other = vm.paths.spawn("truncate", truncate, ext4.inode, 0)
     vm.paths.chooser = InTurns(
-        (vm.paths.main, does(Op.ACQUIRE, mapping.invalidate_lock)), (other, never), (vm.paths.main, never)
+        (vm.paths.main, does(Op.ACQUIRE_SHARED, mapping.invalidate_lock)),
+        (other, never),
+        (vm.paths.main, never),
     )
     with pytest.raises(Signalled) as hit:
         load(task, vma.start)
