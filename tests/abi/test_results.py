@@ -56,12 +56,7 @@ def test_the_results_have_the_numbers_of_the_trace_event() -> None:
     ]
 
 
-FRAME_0 = pytest.mark.xfail(strict=True, reason="verdict_line() prints 0x0")
-
-
-@pytest.mark.parametrize(
-    ("pfn", "text"), [(0x1A2B, "0x1a2b"), (1, "0x1"), pytest.param(0, "0", marks=FRAME_0)]
-)
+@pytest.mark.parametrize(("pfn", "text"), [(0x1A2B, "0x1a2b"), (1, "0x1"), (0, "0")])
 def test_a_verdict_reads_as_the_kernel_prints_it(pfn: int, text: str) -> None:
     """%#lx prints frame 0 without its prefix."""
     line = verdict_line(pfn, PageType.DIRTY_LRU, MfResult.RECOVERED)

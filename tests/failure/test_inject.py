@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from hwpoison.abi import pageflags as pg
@@ -104,6 +106,23 @@ def test_with_a_filter_corrupt_pfn_drains_the_batches_first(failure: MemoryFailu
     assert not page.flags & pg.LRU
     assert corrupt_pfn(failure, page.pfn) == 0
     assert page.flags & pg.HWPOISON
+
+
+@pytest.mark.parametrize("way", [corrupt_pfn, hard_offline_page])
+def test_a_filter_for_a_device_lets_only_its_files_be_struck(
+    failure: MemoryFailure, way: Callable[[MemoryFailure, int], int]
+) -> None:
+    vm = failure.vm
+    _, _, memory = anonymous(vm)
+    pages = {}
+    for fs in ("ext4", "xfs"):
+        file = File(vm.create(fs, fs, 1), "fd")
+        vm.read(file, 0)
+        (pages[fs],) = file.inode.mapping.pages.values()
+    failure.filter.enabled, failure.filter.fs = True, "xfs"
+    for page in (memory, pages["ext4"], pages["xfs"]):
+        assert way(failure, page.pfn) == 0
+        assert bool(page.flags & pg.HWPOISON) == (page is pages["xfs"])
 
 
 def test_with_a_filter_corrupt_pfn_passes_over_others_pages(failure: MemoryFailure) -> None:

@@ -19,11 +19,13 @@ from hwpoison.abi.results import MfResult, PageType
 from hwpoison.failure import inject
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.profiles import PROFILES
+from hwpoison.failure.soft_offline import soft_offline_page
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
 from hwpoison.mm.inode import File, Inode, SysError
 from hwpoison.mm.locks import Op, Path
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
+from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import Vma, do_mmap, munmap
 from hwpoison.mm.page import ZEROS, Page
@@ -178,6 +180,14 @@ def pins(world: World) -> None:
     unpin_user_page(pin_user_page(world.other, world.area(world.other).start))
 
 
+def is_offlined(world: World) -> None:
+    soft_offline_page(world.failure, world.page.pfn)
+
+
+def is_moved(world: World) -> None:
+    move_page_of(world.other.alive_mm(), world.area(world.other).start)
+
+
 def is_hit_again(world: World) -> None:
     world.failure.memory_failure(world.page.pfn, 0)
 
@@ -222,6 +232,8 @@ MEMORY = [
     locks_in_memory,
     reclaims,
     pins,
+    is_offlined,
+    is_moved,
     is_hit_again,
     switches_swap_off,
 ]
@@ -234,7 +246,13 @@ def attempt(world: World, action: Callable[[World], None]) -> None:
         action(world)
 
 
-def run(kind: str, others: Sequence[Callable[[World], None]], seed: int) -> None:
+FIRST: dict[str, Callable[[MemoryFailure, int], int]] = {
+    "handler": inject.hard_offline_page,
+    "soft offline": soft_offline_page,
+}
+
+
+def run(kind: str, others: Sequence[Callable[[World], None]], seed: int, first: str = "handler") -> None:
     names = sorted(PROFILES)
     profile = PROFILES[names[seed % len(names)]]
     vm = Machine(frames=128, swap_slots=4, traits=profile.traits)
@@ -243,7 +261,7 @@ def run(kind: str, others: Sequence[Callable[[World], None]], seed: int) -> None
     world = KINDS[kind](vm, failure)
     page = world.page
     vm.paths.chooser = Random(seed)
-    vm.paths.spawn("handler", inject.hard_offline_page, failure, page.pfn)
+    vm.paths.spawn(first, FIRST[first], failure, page.pfn)
     for cpu, (action, task) in enumerate(zip(others, world.others, strict=False), 1):
         vm.paths.spawn(action.__name__, attempt, world, action, task=task, cpu=cpu)
     vm.paths.finish()
@@ -262,7 +280,9 @@ def run(kind: str, others: Sequence[Callable[[World], None]], seed: int) -> None
         if not task.exited:
             task.exit()
     assert vm.check() == []
-    if page.flags & pg.HWPOISON and (last or profile.traits.checks_new_pages):
+    if page.flags & pg.HWPOISON and (
+        last or page.pfn in failure.out_of_use or profile.traits.checks_new_pages
+    ):
         assert page.pfn not in everything_that_can_be_had(vm)
 
 
@@ -289,6 +309,16 @@ def test_the_handler_and_one_other_path_in_any_order(kind: str, other: Callable[
             run(kind, [other], seed)
         except BaseException as error:
             error.add_note(f"seed {seed}: run({kind!r}, [{other.__name__}], {seed})")
+            raise
+
+
+@pytest.mark.parametrize(("kind", "other"), PAIRS)
+def test_soft_offline_and_one_other_path_in_any_order(kind: str, other: Callable[[World], None]) -> None:
+    for seed in range(SCHEDULES):
+        try:
+            run(kind, [other], seed, "soft offline")
+        except BaseException as error:
+            error.add_note(f"seed {seed}: run({kind!r}, [{other.__name__}], {seed}, 'soft offline')")
             raise
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from hwpoison.abi import pageflags as pg
-from hwpoison.abi.results import MfResult, PageType
+from hwpoison.abi.results import MfResult, PageType, frame_text
 from hwpoison.abi.signals import PAGE_SHIFT, Errno, SiCode, SigInfo, Signal
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.inject import hard_offline_page
@@ -392,7 +392,7 @@ def test_a_page_in_this_state(failure: MemoryFailure, name: str) -> None:
     good = result in (RECOVERED, DELAYED)
     vm.log.clear()
     poisoned = vm.counters.poisoned
-    prefix = f"Memory failure: {setting.page.pfn:#x}: "
+    prefix = f"Memory failure: {frame_text(setting.page.pfn)}: "
 
     assert hard_offline_page(failure, setting.page.pfn) == (0 if good else -Errno.EBUSY)
 
@@ -453,7 +453,7 @@ def test_a_second_error_on_the_page_changes_nothing(failure: MemoryFailure, name
     vm.log.clear()
     assert hard_offline_page(failure, setting.page.pfn) == -Errno.EHWPOISON
     assert before == (vm.counters.poisoned, vm.counters.results, setting.page.refcount, setting.page.flags)
-    prefix = f"Memory failure: {setting.page.pfn:#x}: "
+    prefix = f"Memory failure: {frame_text(setting.page.pfn)}: "
     if failure.profile.name == "6.1":
         assert vm.log == [prefix + "already hardware poisoned"]
         assert len(failure.events) == events

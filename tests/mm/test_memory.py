@@ -137,6 +137,8 @@ def test_the_child_of_a_fork_starts_with_clean_entries_of_shared_memory(task: Ta
     vma = do_mmap(task.alive_mm(), 1, file=file, shared=True)
     store(task, vma.start, "x")
     child = task.fork()
+    assert child.alive_mm().entry(vma.start) is None  # vma_needs_copy(): the file has the page
+    assert load(child, vma.start) == "x"
     assert not entry(child, vma.start).dirty
     assert entry(task, vma.start).dirty
 

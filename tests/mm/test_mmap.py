@@ -100,6 +100,8 @@ def test_a_child_has_the_same_areas_and_shares_the_pages(vm: Machine, task: Task
     store(task, private.start, "p")
     load(task, private.start + 1)
     child = task.fork("child")
+    assert child.alive_mm().entry(shared.start) is None  # vma_needs_copy(): found again by a fault
+    load(child, shared.start)
     for vpn in (area.start, shared.start, private.start, private.start + 1):
         assert mapped(child, vpn) is mapped(task, vpn)
         assert mapped(task, vpn).mapcount == 2
@@ -149,7 +151,9 @@ def test_a_pinned_page_of_a_file_is_shared_as_ever(vm: Machine, task: Task) -> N
     file = File(vm.create("data", "ext4", 1), "fd")
     vma = do_mmap(task.alive_mm(), 1, file=file, shared=True)
     page = pin_user_page(task, vma.start)
-    assert mapped(task.fork(), vma.start) is page
+    child = task.fork()
+    load(child, vma.start)
+    assert mapped(child, vma.start) is page
     unpin_user_page(page)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hwpoison.abi import pageflags as pg
+from hwpoison.failure.handler import MemoryFailure
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
 from hwpoison.mm.inode import File
 from hwpoison.mm.machine import Machine
@@ -115,9 +116,9 @@ def test_a_page_pinned_while_it_is_in_the_swap_cache_keeps_its_process(vm: Machi
     unpin_user_page(page)
 
 
-@pytest.mark.xfail(strict=True, reason="shrink_folio_list() unmaps a bad page; here it goes to swap")
 def test_a_bad_page_that_is_still_mapped_is_taken_away_and_not_written_out(vm: Machine) -> None:
     """folio_contain_hwpoisoned_page(): its handler could do nothing at the time."""
+    MemoryFailure(vm)
     task = vm.new_task("app")
     vma = do_mmap(task.alive_mm(), 1)
     store(task, vma.start, "x")

@@ -16,13 +16,13 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.records import Broken
 from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import PAGE_SHIFT, SiCode, SigInfo, Signal
-from hwpoison.failure import handler, kill, user_mappings
+from hwpoison.failure import handler, kill, soft_offline, unpoison, user_mappings
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.profiles import NEWEST, Profile
-from hwpoison.mm import filemap, inode, memory, rmap, shmem
+from hwpoison.mm import filemap, inode, memory, migrate, rmap, shmem
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.machine import Machine
-from hwpoison.mm.page import Page, folio_lock, set_flags
+from hwpoison.mm.page import ZEROS, Page, folio_lock, set_flags
 from hwpoison.mm.page_alloc import Zone
 from hwpoison.mm.response import Respond, Response
 from hwpoison.mm.swap import give_up_clean_swapcache
@@ -354,6 +354,105 @@ def locks_are_taken_in_the_wrong_order(patch: Patch) -> None:
             return original(failure, page, flags)
 
     wrap(patch, user_mappings, "collect_procs", inverted)
+
+
+# Soft offline and unpoison.
+
+SOFT = MAPPED + "soft-offline m:0 via=sysfs"
+SOFT_FILE = "file db\nopen fd file=db\nwrite fd:0 data=new\nsoft-offline db:0 via=sysfs"
+SOFT_PINNED = MAPPED + "pin m:0 as=p\nsoft-offline m:0 via=sysfs"
+SOFT_HELD = "file db\nopen fd file=db\nread fd:0\nhold db:0 as=p\nsoft-offline db:0 via=sysfs"
+SOFT_FREE = "frame f kind=free\nsoft-offline f via=sysfs"
+UNPOISONED = ANON + "\nunpoison m:0"
+
+
+@breaks(1, SOFT_FREE)
+def a_frame_out_of_use_stays_in_the_free_lists(patch: Patch) -> None:
+    a_free_page_stays_in_the_free_lists(patch)
+
+
+@breaks(2, SOFT)
+def the_contents_do_not_move(patch: Patch) -> None:
+    def empties(original: Callable[..., Any], new: Page, page: Page) -> Any:
+        result = original(new, page)
+        new.content = ZEROS
+        return result
+
+    wrap(patch, migrate, "move_to_new_folio", empties)
+
+
+@breaks(2, SOFT_FILE)
+def a_dirty_page_is_dropped_instead_of_moved(patch: Patch) -> None:
+    def undirtied(original: Callable[..., Any], mapping: Any, page: Page) -> Any:
+        filemap.folio_cancel_dirty(page)
+        return original(mapping, page)
+
+    wrap(patch, soft_offline, "mapping_evict_folio", undirtied)
+
+
+@breaks(3, SOFT)
+def the_user_of_a_page_that_moved_is_signalled(patch: Patch) -> None:
+    def signals(original: Callable[..., Any], pages: list[Page], reason: Any) -> Any:
+        for task in pages[0].vm.tasks.values():
+            task.send_signal(SigInfo(Signal.SIGBUS, SiCode.BUS_MCEERR_AO, 0, 12))
+        return original(pages, reason)
+
+    wrap(patch, soft_offline, "migrate_pages", signals)
+
+
+@breaks(4, SOFT_PINNED)
+def a_page_that_could_not_be_moved_is_marked_all_the_same(patch: Patch) -> None:
+    def marks(original: Callable[..., Any], pages: list[Page], reason: Any) -> Any:
+        pages[0].flags |= pg.HWPOISON
+        return original(pages, reason)
+
+    wrap(patch, soft_offline, "migrate_pages", marks)
+
+
+@breaks(4, SOFT_HELD)
+def a_reference_in_flight_is_overlooked(patch: Patch) -> None:
+    patch.setattr(soft_offline, "mapping_evict_folio", lambda _mapping, _page: False)
+    patch.setattr(migrate, "folio_expected_refs", lambda page: page.refcount)
+
+
+@breaks(4, SOFT)
+def success_is_reported_for_a_page_that_stayed(patch: Patch) -> None:
+    patch.setattr(soft_offline, "migrate_pages", lambda _pages, _reason: 0)
+
+
+@breaks(4, SOFT_PINNED)
+def a_page_that_could_not_be_moved_is_not_given_back(patch: Patch) -> None:
+    patch.setattr(Page, "maybe_dma_pinned", False)
+    patch.setattr(migrate, "remove_migration_ptes", lambda _old, _new: None)
+
+
+@breaks(5, SOFT)
+def a_frame_out_of_use_is_not_counted(patch: Patch) -> None:
+    def uncounted(original: Callable[..., Any], failure: MemoryFailure, page: Page, **how: bool) -> Any:
+        result = original(failure, page, **how)
+        failure.vm.counters.poisoned -= 1
+        return result
+
+    wrap(patch, soft_offline, "page_handle_poison", uncounted)
+
+
+@breaks(5, UNPOISONED)
+def a_frame_made_good_again_is_still_counted(patch: Patch) -> None:
+    def counts(original: Callable[..., Any], page: Page) -> Any:
+        page.vm.counters.poisoned += 1
+        return original(page)
+
+    wrap(patch, unpoison, "_give_back", counts)
+
+
+@breaks(5, "frame f kind=vmalloc\ninject f via=debugfs\nunpoison f", known="unpoison-under-owner")
+def an_owner_who_does_not_show_is_overlooked(patch: Patch) -> None:
+    """No mistake of ours: real kernels do it."""
+
+
+@breaks(6, SOFT)
+def a_moved_page_stays_locked(patch: Patch) -> None:
+    patch.setattr(migrate, "folio_unlock", lambda _page: None)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -63,6 +63,11 @@ class PageType(Enum):
         self.trace = trace or log
 
 
+def frame_text(pfn: int) -> str:
+    """A frame number as the log has it: %#lx writes no prefix before a zero."""
+    return f"{pfn:#x}" if pfn else "0"
+
+
 def verdict_line(pfn: int, page_type: PageType, result: MfResult) -> str:
     """The kernel's log line for a verdict (action_result(), mm/memory-failure.c), without its prefix."""
-    return f"{pfn:#x}: recovery action for {page_type.log}: {result.text}"
+    return f"{frame_text(pfn)}: recovery action for {page_type.log}: {result.text}"

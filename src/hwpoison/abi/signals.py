@@ -31,6 +31,7 @@ class Errno(IntEnum):
     """The error numbers this project speaks of. The kernel returns them negated."""
 
     EPERM = 1
+    ENOENT = 2
     EIO = 5
     ENXIO = 6
     EAGAIN = 11

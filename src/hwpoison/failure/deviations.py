@@ -56,6 +56,12 @@ DEVIATIONS: dict[str, Deviation] = {
         "a free page is handed out between being marked and being taken off the free lists",
         "mm/page_alloc.c is_check_pages_enabled(), 6.3 and later",
     ),
+    "unpoison-under-owner": Deviation(
+        5,
+        "a page whose error was ignored is made good again, and freed under its owner: his only reference is "
+        "taken for the handler's",
+        "mm/memory-failure.c unpoison_memory()",
+    ),
     "swapin-error-unnamed": Deviation(
         2,
         "after swapoff, the owner of a page lost in the swap cache gets a SIGBUS that names no memory error",

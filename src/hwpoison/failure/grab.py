@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
+from hwpoison.abi.results import frame_text
 from hwpoison.mm.page import Page, folio_try_get, put_page
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def get_any_page(failure: MemoryFailure, page: Page, *, counted: bool) -> Grab:
 
 
 def _complain(page: Page) -> None:
-    page.vm.printk(f"Memory failure: {page.pfn:#x}: unhandlable page.")
+    page.vm.printk(f"Memory failure: {frame_text(page.pfn)}: unhandlable page.")
 
 
 def _try(failure: MemoryFailure, page: Page, counted: bool) -> tuple[Grab, bool]:

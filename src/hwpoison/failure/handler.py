@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hwpoison.abi import pageflags as pg
-from hwpoison.abi.results import MfResult, PageType, verdict_line
+from hwpoison.abi.results import MfResult, PageType, frame_text, verdict_line
 from hwpoison.abi.signals import Errno, SigInfo, Signal
+from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.locks import Lock, atomic_add, test_and_clear, test_and_set
 from hwpoison.mm.machine import Machine, Panic
 from hwpoison.mm.page import Page, folio_lock, folio_unlock, folio_wait_writeback, put_page
@@ -23,7 +24,7 @@ from .grab import Grab, get_hwpoison_page, shake_page
 from .kill import kill_accessing_process
 from .profiles import NEWEST, Profile
 from .states import identify
-from .user_mappings import hwpoison_user_mappings
+from .user_mappings import hwpoison_user_mappings, unmap_poisoned_folio
 
 QUEUE_LENGTH = 16
 """MEMORY_FAILURE_FIFO_SIZE."""
@@ -44,16 +45,29 @@ class Event:
 
 @dataclass(slots=True)
 class Filter:
-    """The injection filter (debugfs hwpoison/corrupt-filter-*): other pages are left alone."""
+    """The injection filter (debugfs hwpoison/corrupt-filter-*): other pages are left alone.
+
+    ``fs``: only pages of files on the device of this file system (corrupt-filter-dev-major and -minor).
+    """
 
     enabled: bool = False
+    fs: str | None = None
     flags_mask: int = 0
     flags_value: int = 0
 
     def refuses(self, vm: Machine, pfn: int) -> bool:
-        if not self.enabled or not self.flags_mask:
+        if not self.enabled:
+            return False
+        if self.fs is not None and not self._on_device(vm, pfn):
+            return True
+        if not self.flags_mask:
             return False
         return stable_page_flags(vm, pfn) & self.flags_mask != self.flags_value
+
+    def _on_device(self, vm: Machine, pfn: int) -> bool:
+        """hwpoison_filter_dev(): memory that belongs to no file is on no device, nor is swap."""
+        mapping = vm.zone.page(pfn).mapping
+        return isinstance(mapping, AddressSpace) and mapping.fs.name == self.fs
 
 
 class MemoryFailure:
@@ -66,6 +80,8 @@ class MemoryFailure:
         self.filter = Filter()
         self.events: list[Event] = []
         self.queued: list[int] = []  # met by the kernel itself, to be handled when it has time
+        self.out_of_use: set[int] = set()  # frames that soft offline has taken out of use
+        self.soft_offlined = self.unpoisoned = 0  # how often either succeeded
         self.seen_hardware = False  # a real error happened: nothing can be unpoisoned any more
         self.failing_allocations = 0  # so many notes about victims will find no memory
         vm.handler = self
@@ -144,7 +160,7 @@ class MemoryFailure:
         if self.profile.reports_already_poisoned:
             self.action_result(page.pfn, PageType.ALREADY_POISONED, MfResult.FAILED)
         else:
-            self.printk(f"{page.pfn:#x}: already hardware poisoned")
+            self.printk(f"{frame_text(page.pfn)}: already hardware poisoned")
         return returned
 
     def _isolate(self, page: Page, flags: int) -> int:
@@ -217,6 +233,10 @@ class MemoryFailure:
         if returned not in (0, -Errno.EHWPOISON, -Errno.EOPNOTSUPP):
             self.vm.printk("Memory error not recovered")
             task.force_signal(SigInfo(Signal.SIGBUS, forced=True))
+
+    def unmap_poisoned(self, page: Page) -> None:
+        """unmap_poisoned_folio() for reclaim: the page is locked and off the lists."""
+        unmap_poisoned_folio(self, page, must_kill=False)
 
     def queue(self, pfn: int) -> None:
         """memory_failure_queue(): from a context that cannot sleep. A full queue loses the error."""

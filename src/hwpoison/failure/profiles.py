@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from hwpoison.abi.problems import unknown_name
 from hwpoison.abi.results import MfResult, PageType
+from hwpoison.abi.signals import Errno
 from hwpoison.mm.machine import Traits
 
 from .states import LRU_STATES, RESERVED, SLAB, UNKNOWN, PageState, me_unknown_failed
@@ -57,6 +58,15 @@ class Profile:
     node_counters: bool = True
     """/sys/devices/system/node/node*/memory_failure exists; S 6.6."""
 
+    soft_offline_switch: bool = True
+    """/proc/sys/vm/enable_soft_offline exists; S 6.12. 6.1 cannot be told to leave pages where they are."""
+
+    soft_offline_prefix: str = "Soft offline"
+    """How soft offline begins its lines in the log; S 6.12. 6.1 says "soft offline"."""
+
+    unpoison_no_page: Errno = Errno.EIO
+    """What unpoison says of a frame that is not memory: it asks for an online page; 6.12.117, 7.x."""
+
     forgets_victim_without_memory: bool = True
     """add_to_kill() without memory for its note leaves the task out, with a line in the log; S 6.1 to 7.3.
     Switched off, such a task gets SIGKILL, which needs no note (R2)."""
@@ -64,12 +74,25 @@ class Profile:
 
 V7_3 = Profile("7.3", (*LRU_STATES, UNKNOWN))
 V7_2 = replace(V7_3, name="7.2", states=(RESERVED, *LRU_STATES, UNKNOWN), refuses_kernel_pages=False)
-V6_12 = replace(V7_2, name="6.12", checks_counted_pages=False, page_without_struct=None)
+V6_12 = replace(
+    V7_2,
+    name="6.12",
+    traits=Traits(migration_writes_dirty_pages=True),
+    checks_counted_pages=False,
+    page_without_struct=None,
+)
 V6_1 = replace(
     V6_12,
     name="6.1",
     states=(RESERVED, SLAB, *LRU_STATES, replace(UNKNOWN, respond=me_unknown_failed)),
-    traits=Traits(swapoff_leaves_poison_entry=False, checks_new_pages=True, marks_page_error=True),
+    traits=Traits(
+        swapoff_leaves_poison_entry=False,
+        checks_new_pages=True,
+        migration_copies_first=False,
+        migration_writes_dirty_pages=True,
+        reclaim_unmaps_bad_pages=False,
+        marks_page_error=True,
+    ),
     refuses_slab=False,
     not_handlable=PageType.UNKNOWN,
     reports_already_poisoned=False,
@@ -78,6 +101,8 @@ V6_1 = replace(
     kills_when_not_unmapped=True,
     madvise_is_consumed=False,
     node_counters=False,
+    soft_offline_prefix="soft offline",
+    soft_offline_switch=False,
 )
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in (V7_3, V7_2, V6_12, V6_1)}

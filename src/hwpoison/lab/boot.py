@@ -33,6 +33,7 @@ PANIC = re.compile(r"Kernel panic - not syncing: (.*)|PANIC: (early exception .*
 EXIT = re.compile(r"script exited with code (\d+)")
 GUEST_OPTIONS = (
     "mitigations=off",  # nothing to protect, and emulated code gets faster
+    "numa=fake=2",  # a second node, for pages to be moved to
     "oops=panic",
     "sysctl.kernel.softlockup_panic=1",
     "sysctl.kernel.hung_task_panic=1",

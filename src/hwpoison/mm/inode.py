@@ -38,6 +38,7 @@ class FileSystem:
     can_writeback: bool
     buffers: bool = False  # PG_private with buffer heads on pages that were written
     swap_backed: bool = False
+    migrates: bool = True  # it has an operation that moves a page, dirty or not (migrate_folio)
     unevictable: bool = False  # its pages never leave memory (mapping_set_unevictable())
 
 
@@ -53,7 +54,7 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("f2fs", None, True),
         FileSystem("fuse", None, True),
         FileSystem("tmpfs", "keep", False, swap_backed=True),
-        FileSystem("ramfs", None, False, unevictable=True),
+        FileSystem("ramfs", None, False, migrates=False, unevictable=True),
     )
 }
 """Source: the address_space_operations of each file system (6.12). Pages of block devices (bdev) have no

@@ -41,6 +41,15 @@ class Traits:
     checks_new_pages: bool = False
     """mm/page_alloc.c check_new_pages() looks at every page that is handed out; since 6.3 only in kernels
     that were built or booted to check pages (is_check_pages_enabled())."""
+    migration_copies_first: bool = True
+    """mm/migrate.c __migrate_folio() copies before the page is replaced in its cache, so that bad memory can
+    stop it; S 6.12. Before, it copies afterwards, and has to succeed."""
+    migration_writes_dirty_pages: bool = False
+    """mm/migrate.c fallback_migrate_folio(): a dirty page of a file system without an operation to move it is
+    written to the disk, to be moved then; S 6.1, 6.12. Later it stays where it is."""
+    reclaim_unmaps_bad_pages: bool = True
+    """mm/vmscan.c shrink_folio_list() takes a page known to be bad away from whoever maps it, and off the
+    lists for good (since 6.15, and in stable kernels of then). Before, it was written out as any other."""
     marks_page_error: bool = False
     """mm/memory-failure.c me_pagecache_dirty(): up to 6.11 the page's own error flag is set as well."""
 
@@ -52,6 +61,7 @@ class Sysctls:
     memory_failure_early_kill: bool = False
     memory_failure_recovery: bool = True
     panic_on_unrecoverable_memory_failure: bool = False
+    enable_soft_offline: bool = True
 
 
 class Handler(Protocol):
@@ -59,6 +69,9 @@ class Handler(Protocol):
 
     def machine_check(self, task: Task, pfn: int) -> None:
         """A task in user mode consumed an error in this frame."""
+
+    def unmap_poisoned(self, page: Page) -> None:
+        """Reclaim met a page that is known to be bad: take it away from whoever maps it; it is locked."""
 
     def queue(self, pfn: int) -> None:
         """The kernel met an error while copying and went on; to be handled later."""

@@ -13,10 +13,11 @@ from .fault import Fault
 from .filemap import folio_attach_buffers, folio_mark_dirty, read_mapping_folio
 from .inode import AddressSpace, SysError
 from .locks import KernelBug
+from .migrate import migration_entry_wait
 from .mmap import Mm, PageTable, Vma
 from .page import ZEROS, Page, folio_lock, folio_trylock, folio_unlock, get_page, put_page
 from .page_alloc import OutOfMemory
-from .pte import Entry, PoisonPte, Pte, SwapErrorPte, SwapPte
+from .pte import Entry, MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
 from .rmap import new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
 from .shmem import shmem_get_folio
 from .task import Task
@@ -267,6 +268,9 @@ def do_swap_page(vma: Vma, vpn: int, table: PageTable, entry: Entry, write: bool
     """The entry is a note: about swap, or about bad memory."""
     if isinstance(entry, PoisonPte):
         return Fault.HWPOISON
+    if isinstance(entry, MigrationPte):
+        migration_entry_wait(table, vpn, entry)
+        return Fault.RETRY
     if not isinstance(entry, SwapPte):
         if not isinstance(entry, SwapErrorPte):
             raise KernelBug(f"a present entry is no swap entry: {entry}")

@@ -7,6 +7,7 @@ areas; each page table has its own lock for its 512 entries.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
@@ -14,7 +15,7 @@ from hwpoison.abi import pageflags as pg
 from .inode import AddressSpace, File, Inode
 from .locks import KernelBug, Lock, RwSem
 from .page import Page, get_page, put_page
-from .pte import Entry, Pte, SwapPte
+from .pte import Entry, MigrationPte, Pte, SwapPte
 from .rmap import AnonVma, anon_vma_fork, new_anon_page, page_add_rmap, unlink_anon_vmas, zap_entry
 from .truncate import evict_inode
 
@@ -52,6 +53,7 @@ class Vma:
         self.pgoff = pgoff  # page offset of ``start`` in the file; for anonymous memory its own address
         self.writable = writable
         self.locked = False  # VM_LOCKED
+        self.drivers = False  # VM_MIXEDMAP: a driver has put pages of its own there
         self.anon_vma: AnonVma | None = None
         self.anon_vma_chain: list[AnonVma] = []
 
@@ -145,6 +147,7 @@ def link_file(vma: Vma) -> None:
 def insert_page(vma: Vma, vpn: int, page: Page) -> None:
     """vm_insert_page(): a driver maps a page of its own into a process."""
     table = vma.mm.pte_alloc(vpn)
+    vma.drivers = True
     with table.lock:
         get_page(page)
         page_add_rmap(page, vma)
@@ -207,8 +210,14 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
     anon_vma_fork(copy, vma)
     child.vmas.append(copy)
     link_file(copy)
-    for vpn, table in parent.populated(vma.start, vma.end):
-        _copy_entry(vma, copy, vpn, table)
+    if vma_needs_copy(vma):
+        for vpn, table in parent.populated(vma.start, vma.end):
+            _copy_entry(vma, copy, vpn, table)
+
+
+def vma_needs_copy(vma: Vma) -> bool:
+    """A child finds the pages of a file by its own faults: only what is nowhere else is copied."""
+    return vma.mapping is None or vma.anon_vma is not None or vma.drivers
 
 
 def _copy_entry(vma: Vma, copy: Vma, vpn: int, table: PageTable) -> None:
@@ -220,6 +229,10 @@ def _copy_entry(vma: Vma, copy: Vma, vpn: int, table: PageTable) -> None:
         if isinstance(entry, SwapPte):
             vm.swap.duplicate(entry.entry)
             table.entries[vpn] = child_table.entries[vpn] = SwapPte(entry.entry)
+        elif isinstance(entry, MigrationPte):
+            if not vma.shared:  # shared from now on: neither may write without asking
+                entry = replace(entry, writable=False, exclusive=False)
+            table.entries[vpn] = child_table.entries[vpn] = entry
         elif isinstance(entry, Pte):
             _copy_present(vma, copy, vpn, entry, child_table)
         elif entry is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
 
-from .locks import KernelBug, Lock
+from .locks import KernelBug, Lock, atomic_add, test_and_clear
 from .page import PAGE_FLAGS_CHECK_AT_FREE, ZEROS, Page
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Zone:
         self.pcp_batch_high_lock = Lock(vm.paths, "pcp_batch_high_lock")
         self.pcp: dict[int, list[Page]] = {}  # cpu → pages, last freed first out
         self.pcp_disabled = 0
+        self.offline: set[int] = set()  # frames that were taken out of the machine
         self.refused: list[int] = []  # bad frames that were about to be handed out
         self._give_range(reserved, frames)
 
@@ -57,7 +58,7 @@ class Zone:
 
     def online(self, pfn: int) -> bool:
         """pfn_to_online_page(): is there a struct page that may be looked at?"""
-        return 0 <= pfn < self.frames
+        return 0 <= pfn < self.frames and pfn not in self.offline
 
     def page(self, pfn: int) -> Page:
         """pfn_to_page(). Raises KernelBug for a frame that is not online: ask online() first."""
@@ -94,6 +95,30 @@ class Zone:
             self._break_down(start, order, page.pfn)
             page.private = MAGIC_HWPOISON
             return True
+
+    def take_off_buddy(self, pfn: int) -> None:
+        """Set one free frame aside, without a mark (set_migratetype_isolate())."""
+        with self.lock:
+            block = self.free_block_of(pfn)
+            if block is not None:
+                start, order = block
+                del self.free_area[order][start]
+                self._break_down(start, order, pfn)
+
+    def give_back(self, pfns: set[int]) -> None:
+        """Frames that were set aside are free again."""
+        with self.lock:
+            for pfn in sorted(pfns):
+                self._free_block(pfn, 0)
+
+    def put_page_back_buddy(self, page: Page) -> bool:
+        """Undo take_page_off_buddy(): the taker's reference and both marks go; whether it was bad."""
+        with self.lock:
+            if atomic_add(page, "refcount", -1):
+                return False
+            page.private = None
+            self._free_block(page.pfn, 0)
+            return test_and_clear(page, pg.HWPOISON)
 
     def _break_down(self, start: int, order: int, pfn: int) -> None:
         """Give back a block without the one frame."""

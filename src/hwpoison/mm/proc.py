@@ -8,7 +8,7 @@ from hwpoison.abi import pagemap
 from .machine import Machine
 from .mmap import Mm
 from .page import Page
-from .pte import PoisonPte, Pte, SwapErrorPte, SwapPte
+from .pte import MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
 
 POISON_SWAP_TYPE = 23
 """First type number that is no real swap area; differs between kernels, fixed in the model."""
@@ -47,6 +47,8 @@ def pagemap_entry(mm: Mm, vpn: int) -> int:
         return pagemap.present(entry.page.pfn, file=not entry.page.anon)
     if isinstance(entry, SwapPte):
         return pagemap.swapped(0, entry.entry)
+    if isinstance(entry, MigrationPte):
+        return pagemap.swapped(POISON_SWAP_TYPE + 1, entry.page.pfn, file=not entry.page.anon)
     if isinstance(entry, PoisonPte):
         return pagemap.swapped(POISON_SWAP_TYPE, entry.pfn, file=entry.file)
     if isinstance(entry, SwapErrorPte):

@@ -40,8 +40,18 @@ class PoisonPte:
 
 
 @dataclass(frozen=True, slots=True)
+class MigrationPte:
+    """make_migration_entry(): the page is on its way to another frame; whoever comes waits for its lock."""
+
+    page: Page
+    writable: bool
+    exclusive: bool
+    dirty: bool
+
+
+@dataclass(frozen=True, slots=True)
 class SwapErrorPte:
     """make_swapin_error_entry() of 6.1: the contents could not be brought back from swap; plain SIGBUS."""
 
 
-Entry = Pte | SwapPte | PoisonPte | SwapErrorPte
+Entry = Pte | SwapPte | MigrationPte | PoisonPte | SwapErrorPte

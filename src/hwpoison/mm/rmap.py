@@ -17,7 +17,7 @@ from .filemap import folio_mark_dirty
 from .inode import AddressSpace
 from .locks import KernelBug, RwSem, atomic_add
 from .page import Page, put_page
-from .pte import PoisonPte, Pte, SwapPte
+from .pte import MigrationPte, PoisonPte, Pte, SwapPte
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -222,7 +222,7 @@ def unmap_mapping_range(mapping: AddressSpace, start: int, end: int, *, even_cow
             for vpn, table in vma.mm.populated(first, last):
                 with table.lock:
                     entry = table.entries.get(vpn)
-                    of_file = isinstance(entry, Pte) and not entry.page.anon
+                    of_file = isinstance(entry, Pte | MigrationPte) and not entry.page.anon
                     if entry is not None and (even_cows or of_file):
                         zap_entry(vma, vpn, table)
 

@@ -37,6 +37,11 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     if page.flags & (pg.UNEVICTABLE | pg.MLOCKED) or not folio_trylock(page):
         page.vm.lru.putback(page)
         return False
+    if page.flags & pg.HWPOISON and page.vm.traits.reclaim_unmaps_bad_pages and page.vm.handler is not None:
+        page.vm.handler.unmap_poisoned(page)
+        folio_unlock(page)
+        put_page(page)
+        return False
     unlocked = _write_out(page)
     if unlocked and (not drop or not folio_trylock(page)):
         page.vm.lru.putback(page)

@@ -10,17 +10,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hwpoison.abi import pageflags as pg
+from hwpoison.abi.records import Broken
 from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import PAGE_SHIFT, SiCode, SigInfo, Signal
+from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.handler import Event, MemoryFailure
 from hwpoison.mm.inode import AddressSpace, File
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.mmap import Mm
 from hwpoison.mm.page import ZEROS, Page
-from hwpoison.mm.pte import Entry, Pte, SwapPte
+from hwpoison.mm.pte import Entry, MigrationPte, Pte, SwapPte
 from hwpoison.mm.task import Task
 
 MCEERR = (SiCode.BUS_MCEERR_AR, SiCode.BUS_MCEERR_AO)
+GONE_BEFORE = (PageType.TRUNCATED_LRU, PageType.UNMAP_FAILED)
+"""Ignored although something was tried, or had happened already."""
+
+
+def broke(deviation: str, text: str) -> Broken:
+    return Broken(DEVIATIONS[deviation].promise, text, deviation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,5 +171,7 @@ def _users(vm: Machine, page: Page) -> Iterator[User]:
 
 def _refers(vm: Machine, entry: Entry, page: Page) -> bool:
     if isinstance(entry, Pte):
+        return entry.page is page
+    if isinstance(entry, MigrationPte):
         return entry.page is page
     return isinstance(entry, SwapPte) and vm.swap.cache.get(entry.entry) is page

@@ -13,7 +13,7 @@ from .load import Scenario
 from .steps import Expectation, Step
 
 COMPLETE = ("verdict", "signal", "died", "return", "call", "panic")
-ERRORS = ("inject", "break")
+ERRORS = ("inject", "break", "soft-offline", "unpoison", "migrate")
 
 
 def differences(scenario: Scenario, outcome: Outcome) -> list[str]:

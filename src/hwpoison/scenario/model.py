@@ -22,6 +22,7 @@ from hwpoison.mm.task import Signalled
 from .load import Scenario
 from .promises import at_once, broken_promises
 from .steps import Step
+from .verbs import VERBS
 from .verbs_errors import ErrorVerbs
 from .verbs_files import FileVerbs
 from .verbs_memory import MemoryVerbs
@@ -89,7 +90,7 @@ class Model(TaskVerbs, FileVerbs, MemoryVerbs, ErrorVerbs):
         return (*self.broken_at_once, *broken_promises(self.vm, self.failure, self.censuses))
 
     def _do(self, step: Step) -> None:
-        method: Callable[[Step], None] = getattr(self, f"do_{step.verb}")
+        method: Callable[[Step], None] = getattr(self, VERBS[step.verb].method)
         events, censuses = len(self.failure.events), len(self.censuses)
         try:
             method(step)

@@ -12,7 +12,6 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.records import Broken
 from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import PAGE_SHIFT, PF_MCE_EARLY, PF_MCE_PROCESS, SiCode, Signal
-from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.mm.check import known_references, page_users
 from hwpoison.mm.inode import AddressSpace
@@ -21,11 +20,9 @@ from hwpoison.mm.page import ZEROS, Page
 from hwpoison.mm.page_alloc import MAGIC_HWPOISON
 from hwpoison.mm.pte import PoisonPte, Pte, SwapErrorPte, SwapPte
 
-from .census import MCEERR, Census, User, last_event
+from .census import GONE_BEFORE, MCEERR, Census, User, broke, last_event
 
 KERNELS_OWN = pg.SLAB | pg.PGTABLE | pg.RESERVED | pg.OFFLINE
-GONE_BEFORE = (PageType.TRUNCATED_LRU, PageType.UNMAP_FAILED)
-"""Ignored although something was tried, or had happened already."""
 
 
 def at_once(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
@@ -84,10 +81,6 @@ def broken_promises(vm: Machine, failure: MemoryFailure, censuses: list[Census])
         yield Broken(5, text)
 
 
-def broke(deviation: str, text: str) -> Broken:
-    return Broken(DEVIATIONS[deviation].promise, text, deviation)
-
-
 def _result(failure: MemoryFailure, pfn: int) -> MfResult | None:
     event = last_event(failure, pfn)
     return event.result if event is not None else None
@@ -98,7 +91,11 @@ def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
     free = set(vm.zone.free_pfns())
     for page in vm.zone.pages.values():
         event = last_event(failure, page.pfn)
-        if not page.flags & pg.HWPOISON or event is None:
+        if not page.flags & pg.HWPOISON:
+            continue
+        if page.pfn in failure.out_of_use:
+            yield from _stays_out_of_use(vm, page, free)
+        if event is None:
             continue
         settled = event.result in (MfResult.RECOVERED, MfResult.DELAYED)
         if page.pfn in free and settled:
@@ -112,6 +109,14 @@ def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
             yield broke("device-reads-on", exposure.text)
         elif exposure.hardware:
             yield Broken(1, f"{exposure.text}, without a machine check")
+
+
+def _stays_out_of_use(vm: Machine, page: Page, free: set[int]) -> Iterator[Broken]:
+    """A frame that soft offline took out of use."""
+    if page.pfn in free:
+        yield Broken(1, f"{page}, taken out of use, is in the free lists")
+    if page.mapped:
+        yield Broken(1, f"{page}, taken out of use, is mapped at {page_users(vm, page)}")
 
 
 def _told(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
@@ -248,8 +253,12 @@ def _handler_books(vm: Machine, failure: MemoryFailure) -> Iterator[str]:
         if taken and page.flags & pg.HWPOISON and not others and page.refcount != known[page.pfn] + 1:
             yield f"{page} has refcount {page.refcount}; users hold {known[page.pfn]}, the handler 1"
     said = [e for e in failure.events if e.type not in (PageType.ALREADY_POISONED, PageType.PFN_MAP)]
-    if vm.counters.poisoned != len(said):
-        yield f"HardwareCorrupted is {vm.counters.poisoned} pages after {len(said)} new verdicts"
+    expected = len(said) + failure.soft_offlined - failure.unpoisoned
+    if vm.counters.poisoned != expected:
+        yield (
+            f"HardwareCorrupted is {vm.counters.poisoned} pages after {len(said)} new verdicts, "
+            f"{failure.soft_offlined} soft offlines and {failure.unpoisoned} unpoisons"
+        )
     counted = sum(vm.counters.results.values())
     if failure.profile.node_counters and counted != len(said):
         yield f"the node counts {counted} results after {len(said)} new verdicts"

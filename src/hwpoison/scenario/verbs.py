@@ -12,6 +12,7 @@ POLICIES = ("default", "early", "late", "clear")
 SIGBUS_ACTIONS = ("default", "handler", "ignore", "blocked")
 FRAME_KINDS = ("slab", "vmalloc", "reserved", "pagetable", "balloon", "free", "driver", "nostruct")
 WAYS_IN = ("madvise", "debugfs", "sysfs", "scrub")
+SOFT_WAYS = ("madvise", "sysfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class Verb:
     parameters: tuple[Parameter, ...] = ()
     page: bool = False
     choices: tuple[str, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """What each witness calls the method that makes such a step."""
+        return f"do_{self.name.replace('-', '_')}"
 
     def usage(self) -> str:
         words = [self.name, self.subject.upper().replace(" ", "-") + (":PAGE" if self.page else "")]
@@ -76,6 +82,7 @@ VERBS: dict[str, Verb] = {
                 "memory_failure_early_kill",
                 "memory_failure_recovery",
                 "panic_on_unrecoverable_memory_failure",
+                "enable_soft_offline",
             ),
         ),
         Verb(
@@ -150,10 +157,11 @@ VERBS: dict[str, Verb] = {
         Verb(
             "filter",
             "state",
-            "the injection filter: only pages with these flags",
+            "the injection filter: only pages with these flags, or of files of one file system",
             (
                 Parameter("mask", "flag names, comma separated", default=""),
                 Parameter("value", "flag names, comma separated", default=""),
+                Parameter("fs", "a file system, for its device", optional=True),
             ),
             choices=("on", "off"),
         ),
@@ -171,11 +179,38 @@ VERBS: dict[str, Verb] = {
             (Parameter("via", "how it comes in", WAYS_IN), TASK),
             page=True,
         ),
+        Verb(
+            "soft-offline",
+            "area, file, frame or hold",
+            "take a page out of use before it fails: its contents move, nobody is hurt",
+            (Parameter("via", "how it is asked for", SOFT_WAYS), TASK),
+            page=True,
+        ),
+        Verb(
+            "unpoison",
+            "area, file or frame",
+            "make the frame good again that was struck or offlined there last (debugfs unpoison-pfn)",
+            page=True,
+        ),
+        Verb(
+            "migrate",
+            "area",
+            "move a page to another node, for all who map it: move_pages(2)",
+            (TASK,),
+            page=True,
+        ),
+        Verb(
+            "note",
+            "area or file",
+            "remember the frame of a page by a name",
+            (AS, TASK),
+            page=True,
+        ),
         Verb("break", "area, file or frame", "a real error that nobody has noticed yet", (TASK,), page=True),
         Verb(
             "look",
-            "area or file",
-            "see the page table entry, or the page cache and the disk",
+            "area, file or frame",
+            "see the page table entry, or the page cache and the disk, or whether a frame is marked bad",
             (TASK,),
             page=True,
         ),

@@ -5,11 +5,15 @@ from __future__ import annotations
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse, unknown_name
 from hwpoison.abi.signals import errno_name
-from hwpoison.failure import inject
+from hwpoison.failure import inject, soft_offline
+from hwpoison.failure.unpoison import unpoison_memory
 from hwpoison.mm import gup, slab
+from hwpoison.mm.inode import FILE_SYSTEMS
 from hwpoison.mm.page import put_page
 
 from .bench import Bench
+from .census import Census
+from .promises_soft import after_soft_offline, after_unpoison
 from .steps import Step
 from .views import counters_view, disk_view, entry_view, page_view
 
@@ -33,6 +37,9 @@ class ErrorVerbs(Bench):
 
     def do_filter(self, step: Step) -> None:
         self.failure.filter.enabled = step.subject == "on"
+        self.failure.filter.fs = fs = step.get("fs")
+        if fs is not None and fs not in FILE_SYSTEMS:
+            raise WrongUse(f"{self.where(step)}: {unknown_name('file system', fs, FILE_SYSTEMS)}")
         for field, text in (("flags_mask", step.args["mask"]), ("flags_value", step.args["value"])):
             try:
                 setattr(self.failure.filter, field, pg.parse(name for name in text.split(",") if name))
@@ -51,12 +58,13 @@ class ErrorVerbs(Bench):
             gup_page = gup.get_user_page(task, vpn)
             put_page(gup_page)
             self.census(gup_page.pfn)
+            self.struck[step.subject, step.page] = gup_page.pfn
             returned = inject.madvise(self.failure, task, vpn)
             task.deliver()
             if task.exited:
                 return  # killed before the call could return
         else:
-            pfn = self.pfn(step)
+            pfn = self.struck[step.subject, step.page] = self.pfn(step)
             self.census(pfn)
             ways = {
                 "debugfs": inject.corrupt_pfn,
@@ -65,6 +73,37 @@ class ErrorVerbs(Bench):
             }
             returned = ways[via](self.failure, pfn)
         self.see("return", step.subject, code=errno_name(returned))
+
+    def do_soft_offline(self, step: Step) -> None:
+        if step.args["via"] == "madvise":
+            task, vpn = self.address(step)
+            page = gup.get_user_page(task, vpn)
+            put_page(page)
+            pfn = page.pfn
+        else:
+            pfn = self.pfn(step)
+        self.struck[step.subject, step.page] = pfn
+        census = Census.take(self.vm, pfn) if self.vm.zone.online(pfn) else None
+        if step.args["via"] == "madvise":
+            returned = soft_offline.madvise(self.failure, task, vpn)
+        else:
+            returned = soft_offline.soft_offline_page(self.failure, pfn)
+        if census is not None:
+            self.broken_at_once += after_soft_offline(self.vm, self.failure, census, returned)
+        self.see("return", step.subject, code=errno_name(returned))
+
+    def do_unpoison(self, step: Step) -> None:
+        pfn = self.frames.get(step.subject, self.struck.get((step.subject, step.page)))
+        if pfn is None:
+            raise WrongUse(f"{self.where(step)}: nothing has struck there; name the frame by a note")
+        refs = self.vm.zone.page(pfn).refcount if self.vm.zone.online(pfn) else 0
+        returned = unpoison_memory(self.failure, pfn)
+        self.broken_at_once += after_unpoison(self.failure, pfn, refs, returned)
+        self.see("return", step.subject, code=errno_name(returned))
+
+    def do_note(self, step: Step) -> None:
+        pfn = self.pfn(step)
+        self.frames[self.new_name(step, step.args["as"])] = pfn
 
     def do_break(self, step: Step) -> None:
         page = self.page(step)
@@ -77,6 +116,9 @@ class ErrorVerbs(Bench):
             inode = self.files[step.subject]
             self.see("page", name, **page_view(self.vm, inode, step.page))
             self.see("disk", name, **disk_view(inode, step.page))
+        elif step.subject in self.frames:
+            flags = self.page(step).flags
+            self.see("page", step.subject, bad="yes" if flags & pg.HWPOISON else "no")
         else:
             task, vpn = self.address(step)
             self.see("pte", name, **entry_view(self.vm, task, vpn))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from hwpoison.abi.problems import WrongUse
+from hwpoison.abi.signals import Errno
 from hwpoison.mm import gup, memory, vmscan
+from hwpoison.mm.inode import SysError
+from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import do_mmap, insert_page, munmap
 from hwpoison.mm.page import get_page, put_page
@@ -64,6 +67,13 @@ class MemoryVerbs(Bench):
     def do_swapout(self, step: Step) -> None:
         page = self.page(step)
         vmscan.reclaim_folio(page, drop=step.args["keep"] == "no")
+
+    def do_migrate(self, step: Step) -> None:
+        task, vpn = self.address(step)
+        result = move_page_of(task.alive_mm(), vpn)
+        if result < 0:
+            raise SysError(Errno(-result), f"there is no page {step.page} of {step.subject} to be moved")
+        self.see("call", task.comm, data="stays" if result else "ok")
 
     def do_swapoff(self, step: Step) -> None:
         self.vm.swap.swapoff()

@@ -81,6 +81,7 @@ class Bench:
         self.frames: dict[str, KernelFrame] = {}
         self.holds: dict[str, Hold | Pin] = {}
         self.known: dict[tuple[str, int], int] = {}  # page of a file or area → the frame it had last
+        self.struck: dict[tuple[str, int], int] = {}  # page → the frame that was bad, or offlined, there last
         self.zero_page = frames.zero_page()
         self.zero_page_was_bad = frames.is_bad(self.zero_page)
         self.seen: list[Observation] = []

@@ -17,7 +17,7 @@ from .problems import WitnessFailed
 
 KMSG = Path("/dev/kmsg")
 TRACING = Path("/sys/kernel/tracing")
-NODE = Path("/sys/devices/system/node/node0/memory_failure")
+NODES = "/sys/devices/system/node"
 EVENTS = ("ras", "memory_failure")  # the trace systems it was in, up to and since 7.0
 LOGGED = re.compile(r"^Memory failure: 0x[0-9a-f]+: recovery action for (.*): (\w+)$")
 TRACED = re.compile(r"pfn 0x[0-9a-f]+: recovery action for (.*): (\w+)$")
@@ -93,11 +93,11 @@ def trace_instance() -> Path:
 
 
 def counters() -> dict[str, int]:
-    """HardwareCorrupted in pages, and what the node counts where it does."""
+    """HardwareCorrupted in pages, and what the nodes count where they do."""
     found = {}
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("HardwareCorrupted:"):
             found["HardwareCorrupted"] = int(line.split()[1]) // 4
-    if NODE.is_dir():
-        found |= {path.name: int(path.read_text()) for path in NODE.iterdir()}
+    for path in Path(NODES).glob("node*/memory_failure/*"):
+        found[path.name] = found.get(path.name, 0) + int(path.read_text())
     return found

@@ -90,6 +90,14 @@ class Files:
             raise CannotSetUp(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
         mount(self.disks.get(fs).path, ROOT / fs, fs, options)
 
+    def device(self, fs: str) -> tuple[int, int]:
+        """The device number of a file system, major and minor."""
+        self.prepare(fs)
+        if fs == "bdev":
+            raise CannotSetUp("pages of a block device belong to a file system of the kernel's own")
+        device = os.stat(ROOT / fs).st_dev
+        return os.major(device), os.minor(device)
+
     def create(self, name: str, fs: str, pages: int) -> File:
         """A file of that many pages."""
         self.prepare(fs)

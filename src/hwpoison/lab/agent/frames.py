@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from .syscalls import BPF, IO_URING_SETUP, MAP_ANONYMOUS, MAP_PRIVATE, PAGE, cal
 
 CHUNK = 4096  # frames
 FREE_RUN = 64  # a free frame is taken from the middle of so many: such blocks are used last
+SETTLED = 0.5  # seconds after which the page tables of a program that was replaced are free
 REAL_SWAP_TYPES = 16  # one swap area is in use, its type is near 0; those of the kernel are 23 and more
 SQES = 0x10000000  # IORING_OFF_SQES: a page that is all zeros as long as the ring is idle
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE: an array in vmalloc memory that can be mapped
@@ -137,12 +139,17 @@ def page_tables() -> dict[int, bytes]:
 
 
 def new_page_table(before: dict[int, bytes]) -> int:
-    """A frame that has become a page table since then."""
+    """A frame that has become a page table since then, and has stayed one."""
+    new = []
     for first, found in _downwards():
         if found.tobytes() != before[first]:
             for index, old in enumerate(struct.unpack(f"<{len(found)}Q", before[first])):
                 if found[index] & pg.PGTABLE and not old & pg.PGTABLE:
-                    return first + index
+                    new.append(first + index)
+    time.sleep(SETTLED)
+    for pfn in new:
+        if flags(pfn) & pg.PGTABLE:
+            return pfn
     raise CannotSetUp("no new page table was seen in /proc/kpageflags")
 
 

@@ -19,6 +19,7 @@ from .syscalls import CLOSE, OPEN, WRITE
 DEBUGFS = "/sys/kernel/debug/hwpoison/corrupt-pfn"
 UNPOISON = "/sys/kernel/debug/hwpoison/unpoison-pfn"
 SYSFS = "/sys/devices/system/memory/hard_offline_page"
+SOFT = "/sys/devices/system/memory/soft_offline_page"
 
 
 def _write(hand: Remote, name: str, text: str) -> int:
@@ -35,6 +36,14 @@ def corrupt_pfn(hand: Remote, pfn: int) -> int:
 
 def hard_offline(hand: Remote, pfn: int) -> int:
     return _write(hand, SYSFS, hex(pfn * PAGE_SIZE))
+
+
+def soft_offline(hand: Remote, pfn: int) -> int:
+    return _write(hand, SOFT, hex(pfn * PAGE_SIZE))
+
+
+def unpoison_pfn(hand: Remote, pfn: int) -> int:
+    return _write(hand, UNPOISON, str(pfn))
 
 
 def hardware_error(hand: Remote, pfn: int) -> int:

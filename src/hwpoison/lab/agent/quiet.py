@@ -33,7 +33,10 @@ DEFAULTS = (
     ("/proc/sys/vm/memory_failure_early_kill", "0"),
     ("/proc/sys/vm/memory_failure_recovery", "1"),
     ("/proc/sys/vm/panic_on_unrecoverable_memory_failure", "0"),
+    ("/proc/sys/vm/enable_soft_offline", "1"),
     ("/sys/kernel/debug/hwpoison/corrupt-filter-enable", "0"),
+    ("/sys/kernel/debug/hwpoison/corrupt-filter-dev-major", "4294967295"),
+    ("/sys/kernel/debug/hwpoison/corrupt-filter-dev-minor", "4294967295"),
     ("/sys/kernel/debug/hwpoison/corrupt-filter-flags-mask", "0"),
     ("/sys/kernel/debug/hwpoison/corrupt-filter-flags-value", "0"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi import pagemap as pm
@@ -14,12 +15,14 @@ from . import frames
 from . import syscalls as nr
 from .bench import Bench, KernelFrame, named
 from .files import File, cached, on_disk
-from .injection import WAYS
+from .injection import WAYS, soft_offline, unpoison_pfn
 from .problems import CannotSetUp, EndedEarly, NeedsFreshBoot
 from .quiet import write_once
+from .remote import Remote
 from .syscalls import PAGE
 
 NOT_REACHED = (errno.EFAULT, errno.ENOMEM, errno.EINVAL)  # madvise(2) that never got to the handler
+ANY = 0xFFFFFFFF
 FILTER = "/sys/kernel/debug/hwpoison/corrupt-filter-"
 
 
@@ -49,6 +52,9 @@ class ErrorVerbs(Bench):
         for name in ("mask", "value"):
             flags = pg.parse(word for word in step.args[name].split(",") if word)
             write_once(f"{FILTER}flags-{name}", str(flags))
+        device = self.file_systems.device(fs) if (fs := step.get("fs")) else None
+        for name, number in zip(("major", "minor"), device or (ANY, ANY), strict=True):
+            write_once(f"{FILTER}dev-{name}", str(number))
         write_once(f"{FILTER}enable", "1" if step.subject == "on" else "0")
 
     def do_nomemory(self, _step: Step) -> None:
@@ -58,20 +64,31 @@ class ErrorVerbs(Bench):
         if step.args["via"] == "madvise":
             self._madvise(step)
             return
-        pfn = self.pfn(step)
-        self._about_to(pfn)
-        returned = WAYS[step.args["via"]](self.hand, pfn)
-        self.see("return", step.subject, code=errno_name(returned))
+        self._by_frame(step, WAYS[step.args["via"]])
 
-    def _madvise(self, step: Step) -> None:
+    def do_soft_offline(self, step: Step) -> None:
+        if step.args["via"] == "madvise":
+            self._madvise(step, nr.MADV_SOFT_OFFLINE)
+        else:
+            self._by_frame(step, soft_offline)
+
+    def _by_frame(self, step: Step, way: Callable[[Remote, int], int]) -> None:
+        pfn = self.struck[self.key(step)] = self.pfn(step)
+        self._about_to(pfn)
+        self.see("return", step.subject, code=errno_name(way(self.hand, pfn)))
+
+    def _madvise(self, step: Step, advice: int = nr.MADV_HWPOISON) -> None:
         task, address = self.place(step)
         area = named(self.areas, step.subject)
         before = frames.entry(task.remote.pid, address)
         untouched = frames.is_empty(before) and area.file is None and not area.shared
         self._about_to(self.zero_page if untouched else pm.pfn_of(before))  # madvise(2) reads it first
-        returned = task.remote.raw(nr.MADVISE, address, PAGE, nr.MADV_HWPOISON)
-        if not pm.pfn_of(before) and (pfn := frames.poisoned(frames.entry(task.remote.pid, address))):
+        returned = task.remote.raw(nr.MADVISE, address, PAGE, advice)
+        pfn = pm.pfn_of(before)
+        if not pfn and (pfn := frames.poisoned(frames.entry(task.remote.pid, address))):
             self._about_to(pfn)
+        if pfn:
+            self.struck[self.key(step)] = pfn
         if returned in (-number for number in NOT_REACHED):
             raise nr.CallFailed(-returned, nr.name_of(-returned))
         self.see("return", step.subject, code=errno_name(returned))
@@ -84,6 +101,19 @@ class ErrorVerbs(Bench):
         # unpoisoning a frame that the kernel uses takes a reference from it, and may free it under its owner
         self.about_to(self.number, None if pfn in kept else pfn, self.seen)
 
+    def do_unpoison(self, step: Step) -> None:
+        frame = self.frames.get(step.subject)
+        hidden = frame is not None and frame.source is not None  # its owner does not show in its flags
+        if frame is not None and hidden and not frames.words("/proc/kpagecount", frame.pfn)[0]:
+            raise CannotSetUp("the kernel would free the page under its owner, which no guest lives through")
+        pfn = frame.pfn if frame is not None else self.struck.get(self.key(step))
+        if pfn is None:
+            raise EndedEarly(f"no frame of {step.subject}:{step.page} was struck")
+        self.see("return", step.subject, code=errno_name(unpoison_pfn(self.hand, pfn)))
+
+    def do_note(self, step: Step) -> None:
+        self.frames[step.args["as"]] = KernelFrame(self.pfn(step), owned=False)
+
     def do_break(self, step: Step) -> None:
         WAYS["scrub"](self.hand, self.pfn(step))
 
@@ -93,6 +123,9 @@ class ErrorVerbs(Bench):
             file = named(self.files, step.subject)
             self.see("page", name, **self._page_view(file, step.page))
             self.see("disk", name, data=on_disk(file, step.page))
+        elif step.subject in self.frames:
+            bad = frames.is_bad(named(self.frames, step.subject).pfn)
+            self.see("page", step.subject, bad="yes" if bad else "no")
         else:
             task, address = self.place(step)
             self.see("pte", name, **frames.entry_view(frames.entry(task.remote.pid, address)))

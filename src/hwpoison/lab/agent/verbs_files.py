@@ -23,7 +23,7 @@ DISK_STATES = {"hold": "delay", "release": "linear", "fail": "flakey", "mend": "
 class FileVerbs(Bench):
     def do_sysctl(self, step: Step) -> None:
         knob = SYSCTL / step.subject
-        if knob.exists():  # a kernel without the knob does what it does with 0
+        if knob.exists():  # a kernel without the knob does as always
             write_once(str(knob), step.args["value"])
 
     def do_file(self, step: Step) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi import pagemap as pm
@@ -20,6 +21,7 @@ from .tasks import Task
 
 AREAS = 0x10_0000_0000  # where the first area is; the next ones follow in steps
 AREA_STEP = 0x1000_0000
+NOWHERE = 1 << 20  # no node: the page was not moved, and its status not set
 
 
 class Signalled(Exception):
@@ -112,6 +114,24 @@ class MemoryVerbs(Bench):
             task.remote.raw(nr.MADVISE, address, PAGE, nr.MADV_PAGEOUT)
             if _forgotten_in_swap_cache(pfn):
                 raise CannotSetUp("reclaim has left the page in the swap cache")
+
+    def do_migrate(self, step: Step) -> None:
+        """Where it is now is asked first; there are two nodes, for nothing else than this."""
+        task, address = self.place(step)
+        now = self._move(task, address, None)
+        moved = now if now < 0 else self._move(task, address, 1 - now)
+        if moved < 0:
+            raise nr.CallFailed(-moved, nr.name_of(-moved))
+        self.remember(step)
+        self.see("call", task.name, data="ok" if moved == 1 - now else "stays")
+
+    def _move(self, task: Task, address: int, node: int | None) -> int:
+        """move_pages(2) of one page, or without a node to ask for it: the node that it is on, or -errno."""
+        hand = self.hand
+        place = hand.shared.scratch(struct.pack("<Qii", address, node or 0, 0))
+        target = 0 if node is None else place + 8
+        left = hand.call(nr.MOVE_PAGES, task.remote.pid, 1, place, target, place + 12, nr.MPOL_MF_MOVE_ALL)
+        return NOWHERE if left else int(struct.unpack_from("<i", hand.shared.memory, PAGE + 12)[0])
 
     def do_swapoff(self, _step: Step) -> None:
         path = self.disks.get("swap").path

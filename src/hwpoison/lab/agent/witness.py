@@ -7,6 +7,7 @@ tasks having been in user mode once, so signals take effect; what they got is ob
 from __future__ import annotations
 
 from hwpoison.scenario.steps import Step
+from hwpoison.scenario.verbs import VERBS
 
 from . import syscalls as nr
 from .bench import HAND
@@ -32,7 +33,7 @@ class Witness(TaskVerbs, FileVerbs, MemoryVerbs, ErrorVerbs):
 
     def _do(self, step: Step) -> None:
         try:
-            getattr(self, f"do_{step.verb}")(step)
+            getattr(self, VERBS[step.verb].method)(step)
         except (Signalled, Died):
             pass  # seen below
         except nr.CallFailed as error:

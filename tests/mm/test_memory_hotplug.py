@@ -1,0 +1,106 @@
+"""Memory hot-remove: everything moves out of the way, bad pages are left behind, or nothing happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.signals import Errno
+from hwpoison.failure.handler import MemoryFailure
+from hwpoison.failure.inject import hard_offline_page
+from hwpoison.failure.soft_offline import soft_offline_page
+from hwpoison.mm.gup import pin_user_page, unpin_user_page
+from hwpoison.mm.inode import File
+from hwpoison.mm.machine import Machine
+from hwpoison.mm.memory import load, store
+from hwpoison.mm.memory_hotplug import offline_pages, online_pages
+from hwpoison.mm.mmap import Vma, do_mmap
+from hwpoison.mm.page import Page
+from hwpoison.mm.pte import PoisonPte, Pte
+from hwpoison.mm.task import Task
+
+
+@pytest.fixture
+def task(vm: Machine) -> Task:
+    return vm.new_task("app")
+
+
+def anonymous(task: Task) -> Vma:
+    vma = do_mmap(task.alive_mm(), 1)
+    store(task, vma.start, "x")
+    return vma
+
+
+def mapped(task: Task, vma: Vma) -> Page:
+    entry = task.alive_mm().entry(vma.start)
+    assert isinstance(entry, Pte)
+    return entry.page
+
+
+def around(page: Page) -> tuple[int, int]:
+    """The smallest range with just this page."""
+    return page.pfn, page.pfn + 1
+
+
+def test_free_frames_just_go_and_come_back(vm: Machine) -> None:
+    free = set(vm.zone.free_pfns())
+    assert offline_pages(vm, 128, 256) == 0
+    assert set(vm.zone.free_pfns()) == {pfn for pfn in free if pfn < 128}
+    assert not vm.zone.online(128)
+    assert online_pages(vm, 128, 256) == 0
+    assert set(vm.zone.free_pfns()) == free
+
+
+def test_pages_in_use_move_out_of_the_range(vm: Machine, task: Task) -> None:
+    vma = anonymous(task)
+    file = File(vm.create("data", "ext4", 1), "fd")
+    vm.write(file, 0, "new")
+    (cached,) = file.inode.mapping.pages.values()
+    for page in (mapped(task, vma), cached):
+        assert offline_pages(vm, *around(page)) == 0
+    assert load(task, vma.start) == "x"
+    assert vm.read(file, 0) == "new"
+
+
+def test_a_page_that_stays_ends_the_attempt_and_all_is_put_back(vm: Machine, task: Task) -> None:
+    vma = anonymous(task)
+    page = pin_user_page(task, vma.start)
+    free = set(vm.zone.free_pfns())
+    assert offline_pages(vm, page.pfn, 256) == -Errno.EBUSY
+    assert set(vm.zone.free_pfns()) == free
+    assert vm.zone.online(page.pfn)
+    unpin_user_page(page)
+    assert offline_pages(vm, *around(page)) == 0
+
+
+def test_the_kernel_s_own_pages_end_it_too(vm: Machine, task: Task) -> None:
+    table = task.alive_mm().pte_alloc(0).page
+    assert offline_pages(vm, *around(table)) == -Errno.EBUSY
+
+
+@pytest.mark.parametrize("way", [hard_offline_page, soft_offline_page])
+def test_bad_frames_are_no_obstacle_but_stand_in_the_way_of_coming_back(
+    vm: Machine, task: Task, way: Callable[[MemoryFailure, int], int]
+) -> None:
+    failure = MemoryFailure(vm)
+    vma = anonymous(task)
+    page = mapped(task, vma)
+    assert way(failure, page.pfn) == 0
+    assert way(failure, 200) == 0
+    assert offline_pages(vm, *around(page)) == 0
+    assert offline_pages(vm, 192, 208) == 0
+    assert online_pages(vm, 192, 208) == -Errno.EHWPOISON
+    assert soft_offline_page(failure, 200) == -Errno.ENXIO
+
+
+def test_a_bad_page_that_is_still_mapped_is_taken_away(vm: Machine, task: Task) -> None:
+    """Its handler could not deal with it at the time."""
+    MemoryFailure(vm)
+    vma = anonymous(task)
+    page = mapped(task, vma)
+    page.flags |= pg.HWPOISON
+    assert offline_pages(vm, *around(page)) == 0
+    assert task.alive_mm().entry(vma.start) == PoisonPte(page.pfn)
+    assert not page.flags & pg.LRU
