@@ -18,6 +18,7 @@ DIFFERENCES = {
     # Facts 1.3, 1.4, 2.2, 2.3, 2.5, 4.4.
     ("6.12", "6.1"): {
         *("states", "traits", "refuses_slab", "not_handlable", "reports_already_poisoned"),
+        *("unsplit_thp", "filters_before_split"),
         *("unmap_failed", "mapcount_word", "kills_when_not_unmapped", "madvise_is_consumed", "node_counters"),
         *("soft_offline_switch", "soft_offline_prefix"),
     },

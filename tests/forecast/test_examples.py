@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwpoison.forecast.examples import EXAMPLES
+from hwpoison.forecast.examples import EXAMPLES, can_be
 from hwpoison.forecast.kinds import Kind, kind_of
 from hwpoison.forecast.oracle import Oracle
 
@@ -11,8 +11,9 @@ def test_every_example_is_a_kind_that_a_host_could_show(example: Kind) -> None:
     assert kind_of(example.flags, example.mappers) == example
 
 
-def test_every_example_can_be_told_on_every_kernel(example: Kind, oracle: Oracle) -> None:
-    assert oracle.of_kind(example).verdict is not None
+def test_every_example_can_be_told_on_every_kernel_that_has_it(example: Kind, oracle: Oracle) -> None:
+    told = oracle.of_kind(example).verdict is not None
+    assert told == can_be(example, oracle.profile.traits)
 
 
 def test_no_example_stands_there_twice() -> None:

@@ -8,6 +8,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.records import Verdict
 from hwpoison.failure.profiles import PROFILES, Profile
 from hwpoison.forecast.conditions import difference
+from hwpoison.forecast.examples import can_be
 from hwpoison.forecast.judge import judge
 from hwpoison.forecast.kinds import OWNED, READ, SEVERAL, UNREAD, Kind, fold, kind_of
 
@@ -30,6 +31,8 @@ def verdict_with(build: Builder, kind: Kind, flags: int, profile: Profile) -> Ve
 
 
 def test_a_bit_that_is_not_read_changes_nothing(build: Builder, example: Kind, profile: Profile) -> None:
+    if not can_be(example, profile.traits):
+        return
     plain = verdict_with(build, example, 0, profile)
     for flag in pg.PAGE_FLAGS:
         if flag.mask & UNREAD & ~WAITED_FOR:

@@ -102,8 +102,8 @@ def test_pages_that_look_alike_and_end_alike_are_told(newest: Oracle) -> None:
     ("flags", "words"),
     [
         (pg.HUGE | pg.COMPOUND_HEAD, "hugetlb"),
-        (MEMORY | pg.THP | pg.COMPOUND_TAIL, "THP"),
-        (LIST | pg.COMPOUND_HEAD, "large folios"),
+        (MEMORY | pg.THP | pg.COMPOUND_TAIL | pg.SWAPCACHE, "large folios in swap"),
+        (LIST | pg.COMPOUND_HEAD, "compound page"),
         (MEMORY | pg.KSM, "KSM"),
         (MEMORY & ~pg.SWAPBACKED, "MADV_FREE"),
         (pg.NOPAGE, "DAX"),
@@ -115,6 +115,43 @@ def test_what_is_not_in_the_model_is_not_guessed(flags: int, words: str, newest:
     answer = newest.of_kind(kind_of(flags, 1))
     assert answer.verdict is None
     assert words in answer.conditions[0]
+
+
+LARGE = LIST | pg.THP | pg.COMPOUND_TAIL
+
+
+@pytest.mark.parametrize("kernel", ["6.12", "7.2", "7.3"])
+@pytest.mark.parametrize(
+    ("flags", "page_type", "result"),
+    [
+        (MEMORY | pg.THP | pg.COMPOUND_TAIL, PageType.DIRTY_LRU, MfResult.RECOVERED),
+        (MEMORY | pg.THP | pg.COMPOUND_HEAD, PageType.DIRTY_LRU, MfResult.RECOVERED),
+        (LARGE | pg.SWAPBACKED | pg.DIRTY, PageType.DIRTY_LRU, MfResult.RECOVERED),
+        (LARGE, PageType.CLEAN_LRU, MfResult.RECOVERED),
+        (LARGE | pg.PRIVATE, PageType.CLEAN_LRU, MfResult.RECOVERED),
+        (LARGE | pg.DIRTY, PageType.DIRTY_LRU, MfResult.RECOVERED),
+        (LARGE | pg.DIRTY | pg.PRIVATE, PageType.UNSPLIT_THP, MfResult.FAILED),
+    ],
+)
+def test_parts_of_large_folios_end_by_whether_the_folio_can_be_split(
+    flags: int, page_type: PageType, result: MfResult, kernel: str
+) -> None:
+    verdict = ALL[kernel].of_kind(kind_of(flags, 1)).verdict
+    assert verdict is not None
+    assert (verdict.page_type, verdict.result) == (page_type, result)
+
+
+def test_a_pin_on_a_huge_page_is_a_condition_that_ends_it_otherwise(newest: Oracle) -> None:
+    answer = newest.of_kind(kind_of(MEMORY | pg.THP | pg.COMPOUND_TAIL, 1))
+    assert any('Failed as "unsplit thp"' in text and "reference" in text for text in answer.conditions)
+
+
+def test_tails_of_older_kernels_show_too_little_to_tell_tmpfs_from_other_files() -> None:
+    """Up to 6.11 a tail shows its own word: neither its list nor whether its folio is dirty."""
+    tail = pg.THP | pg.COMPOUND_TAIL | pg.MMAP
+    assert ALL["6.1"].of_kind(kind_of(tail, 1)).conditions[0] == ENDS_DIFFERENTLY
+    memory = ALL["6.1"].of_kind(kind_of(tail | pg.ANON, 1))
+    assert memory.consequence is Consequence.ONE_PROCESS
 
 
 def test_mappers_that_nobody_counted_are_a_condition(newest: Oracle) -> None:

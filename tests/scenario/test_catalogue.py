@@ -47,6 +47,8 @@ UNREACHED_TYPES: dict[PageType, str] = {
 """Verdicts that no scenario gets on any kernel, and the reason."""
 
 UNSHOWN_WEAKNESSES: dict[str, str] = {
+    "split-unmaps-file": LARGE,
+    "unsplit-untold": LARGE,
     "isolated-mlocked": ONLY_UNDER_A_RACE,
     "unpoison-under-owner": "its scenario waits for its record on four kernels",
     "bad-page-allocated": "the allocator must come between two steps of the handler",

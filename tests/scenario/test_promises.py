@@ -236,7 +236,10 @@ def somebody_is_signalled_for_a_page_without_users(patch: Patch) -> None:
 
 @breaks(3, "sysctl memory_failure_early_kill value=1\n" + MAPPED + "inject m:0 via=debugfs")
 def the_signal_names_another_address(patch: Patch) -> None:
-    wrap(patch, kill, "ToKill", lambda original, task, vpn: original(task, None if vpn is None else vpn + 3))
+    def elsewhere(original: Any, task: Any, vpn: int | None, *shift: int) -> Any:
+        return original(task, None if vpn is None else vpn + 3, *shift)
+
+    wrap(patch, kill, "ToKill", elsewhere)
 
 
 # 4. The verdict is true.

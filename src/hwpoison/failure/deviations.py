@@ -62,6 +62,18 @@ DEVIATIONS: dict[str, Deviation] = {
         "taken for the handler's",
         "mm/memory-failure.c unpoison_memory()",
     ),
+    "split-unmaps-file": Deviation(
+        2,
+        "a large folio of a file is unmapped when it is split, before its users are looked for: those who "
+        "asked to be told early hear nothing, and what they touch next is what the disk has",
+        "mm/huge_memory.c unmap_folio(), called from memory_failure(); seen on 6.1 to 7.3",
+    ),
+    "unsplit-untold": Deviation(
+        2,
+        "a large folio of a file that cannot be split stays as it was: fsync says ok, read(2) gives the "
+        "bytes of the bad frame, and they are written to the disk",
+        "mm/memory-failure.c try_to_split_thp_page()",
+    ),
     "swapin-error-unnamed": Deviation(
         2,
         "after swapoff, the owner of a page lost in the swap cache gets a SIGBUS that names no memory error",

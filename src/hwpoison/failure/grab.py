@@ -84,8 +84,12 @@ def _try(failure: MemoryFailure, page: Page, counted: bool) -> tuple[Grab, bool]
     if not counted:
         if not handlable(failure, page):
             return Grab.UNHANDLABLE, False
-        if not folio_try_get(page.head):
+        folio = page.head
+        if not folio_try_get(folio):
             return _nobody_has_it(page), False
+        if page.head is not folio:  # "cannot catch tail": it was split or freed before we had it
+            put_page(folio)
+            return Grab.BUSY, False
     if handlable(failure, page):
         return Grab.TAKEN, True
     put_page(page)

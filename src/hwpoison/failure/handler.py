@@ -11,17 +11,18 @@ from dataclasses import dataclass
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult, PageType, frame_text, verdict_line
-from hwpoison.abi.signals import Errno, SigInfo, Signal
+from hwpoison.abi.signals import Errno, SigInfo, Signal, errno_name
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.locks import Lock, atomic_add, test_and_clear, test_and_set
 from hwpoison.mm.machine import Machine, Panic
 from hwpoison.mm.page import Page, folio_lock, folio_unlock, folio_wait_writeback, put_page
 from hwpoison.mm.proc import stable_page_flags
+from hwpoison.mm.split import split_folio
 from hwpoison.mm.task import Task
 
 from .flags import MF_ACTION_REQUIRED, MF_COUNT_INCREASED, MF_SW_SIMULATED
 from .grab import Grab, get_hwpoison_page, shake_page
-from .kill import kill_accessing_process
+from .kill import collect_procs, kill_accessing_process, kill_procs
 from .profiles import NEWEST, Profile
 from .states import identify
 from .user_mappings import hwpoison_user_mappings, unmap_poisoned_folio
@@ -165,13 +166,13 @@ class MemoryFailure:
 
     def _isolate(self, page: Page, flags: int) -> int:
         """The page is marked and ours by a reference, which stays for ever: take it away from everybody."""
-        folio_lock(page)
-        refused = self.filter.refuses(self.vm, page.pfn)
-        if refused:
-            test_and_clear(page, pg.HWPOISON)
-        folio_unlock(page)
-        if refused:
-            put_page(page)
+        if self.profile.filters_before_split and self._filtered(page):
+            return -Errno.EOPNOTSUPP
+        if page.head.order:
+            returned = self._split(page, flags)
+            if returned is not None:
+                return returned
+        if not self.profile.filters_before_split and self._filtered(page):
             return -Errno.EOPNOTSUPP
         shake_page(page)
         folio_lock(page)
@@ -190,6 +191,45 @@ class MemoryFailure:
                     page.pfn, PageType.TRUNCATED_LRU, MfResult.IGNORED, reason="its file let go of it"
                 )
         return self._page_action(page, saved)
+
+    def _filtered(self, page: Page) -> bool:
+        """The injection filter spares the page, which was marked in vain; the reference is given back."""
+        folio_lock(page)
+        refused = self.filter.refuses(self.vm, page.pfn)
+        if refused:
+            test_and_clear(page, pg.HWPOISON)
+        folio_unlock(page)
+        if refused:
+            put_page(page)
+        return refused
+
+    def _split(self, page: Page, flags: int) -> int | None:
+        """Make the bad page of a large folio one of its own; None, or what the handler returns if it cannot.
+
+        Then nothing is taken away from anybody: newer kernels tell those who want to be told early, and
+        the one that consumed the error, with the size of the whole folio.
+        """
+        folio = page.head
+        folio.has_hwpoisoned = True
+        source = "mm/memory-failure.c try_to_split_thp_page()"
+        order = folio.mapping.fs.min_order if isinstance(folio.mapping, AddressSpace) else 0
+        folio_lock(folio)
+        error = split_folio(page, order)
+        folio_unlock(page)
+        if not error and not page.head.order:
+            self.tell("the large folio is split, and this page is one of its own now", source)
+            return None
+        why = f"{errno_name(error)}" if error else "its file wants no less"
+        reason = f"{page.head.nr_pages} pages cannot be split: {why}"
+        self.tell(reason, source)
+        if self.profile.unsplit_thp is MfResult.FAILED:
+            folio_lock(page)
+            victims = collect_procs(self, page, flags)
+            folio_unlock(page)
+            kill_procs(self, victims, page.pfn, flags, unmapped=True)
+        put_page(page)
+        returned = self.action_result(page.pfn, PageType.UNSPLIT_THP, self.profile.unsplit_thp, reason=reason)
+        return -Errno.EHWPOISON if self.profile.unsplit_thp is MfResult.FAILED else returned
 
     def _page_action(self, page: Page, saved: int) -> int:
         """Ask the owner by the state table, then look who still holds the page (R9)."""

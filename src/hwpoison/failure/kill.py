@@ -32,10 +32,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ToKill:
-    """struct to_kill: one victim. ``vpn`` None: no note could be made of where it maps the page (R2)."""
+    """struct to_kill: one victim. ``vpn`` None: no note could be made of where it maps the page (R2).
+
+    ``shift``: log2 of the bytes that it cannot rely on any more (size_shift).
+    """
 
     task: Task
     vpn: int | None
+    shift: int = PAGE_SHIFT
 
 
 def find_early_kill_thread(leader: Task, early_kill: bool) -> Task | None:
@@ -65,17 +69,19 @@ def collect_procs(failure: MemoryFailure, page: Page, flags: int) -> list[ToKill
     Anonymous pages: those whose page table really maps it. File pages: everybody whose area covers it,
     mapped or not, since he asked to hear early of any loss.
     """
-    mapping = page.mapping
+    folio = page.head
+    mapping = folio.mapping
     if mapping is None:
         return []
+    shift = PAGE_SHIFT + folio.order
     found: list[tuple[int, ToKill]] = []
     with rmap_sem(mapping).read():
-        for vma, vpn in areas(mapping, page.index):
+        for vma, vpn in areas(mapping, page.file_index):
             for leader in vma.mm.users:
                 thread = task_early_kill(failure, leader, flags)
                 if thread is None or (mapping.is_anon and not page_mapped_in_vma(page, vma, vpn)):
                     continue
-                found.append((leader.pid, add_to_kill(failure, thread, vpn)))
+                found.append((leader.pid, add_to_kill(failure, thread, vpn, shift)))
     found.sort(key=lambda pair: pair[0])
     return [victim for _pid, victim in found if victim.vpn is not None or not _forgets(failure)]
 
@@ -84,12 +90,12 @@ def _forgets(failure: MemoryFailure) -> bool:
     return failure.profile.forgets_victim_without_memory
 
 
-def add_to_kill(failure: MemoryFailure, task: Task, vpn: int) -> ToKill:
+def add_to_kill(failure: MemoryFailure, task: Task, vpn: int, shift: int = PAGE_SHIFT) -> ToKill:
     """A note for one victim, if there is memory for it (GFP_ATOMIC)."""
     if failure.no_memory():
         failure.printk("Out of memory while machine check handling")
         return ToKill(task, None)
-    return ToKill(task, vpn)
+    return ToKill(task, vpn, shift)
 
 
 def kill_procs(
@@ -113,10 +119,10 @@ def kill_proc(failure: MemoryFailure, victim: ToKill, pfn: int, flags: int) -> N
     failure.printk(f"{pfn:#x}: Sending SIGBUS to {task} due to hardware memory corruption")
     address = None if victim.vpn is None else victim.vpn << PAGE_SHIFT
     if flags & MF_ACTION_REQUIRED and task is failure.vm.paths.current.task:
-        info = SigInfo(Signal.SIGBUS, SiCode.BUS_MCEERR_AR, address, PAGE_SHIFT, forced=True)
+        info = SigInfo(Signal.SIGBUS, SiCode.BUS_MCEERR_AR, address, victim.shift, forced=True)
         task.force_signal(info)
     else:
-        info = SigInfo(Signal.SIGBUS, SiCode.BUS_MCEERR_AO, address, PAGE_SHIFT)
+        info = SigInfo(Signal.SIGBUS, SiCode.BUS_MCEERR_AO, address, victim.shift)
         task.send_signal(info)
     failure.tell(f"{task} is sent {info.text()}", "mm/memory-failure.c kill_proc()")
 
@@ -138,6 +144,10 @@ def _mapped_at(task: Task, pfn: int) -> int | None:
     """The first address at which the task maps this frame, or has a poison entry for it."""
     mm = task.alive_mm()
     for vma in mm.vmas:
+        for first, table in mm.huge_tables(vma.start, vma.end):
+            folio = table.huge.page if table.huge is not None else None
+            if folio is not None and folio.pfn <= pfn < folio.pfn + folio.nr_pages:
+                return first + pfn - folio.pfn
         for vpn, table in mm.populated(vma.start, vma.end):
             entry = table.entries.get(vpn)
             if isinstance(entry, Pte) and entry.page.pfn == pfn:

@@ -43,6 +43,13 @@ class Profile:
     reports_already_poisoned: bool = True
     """An error on a page known to be bad gets a verdict line; S 6.12. Before, "already hardware poisoned"."""
 
+    unsplit_thp: MfResult = MfResult.FAILED
+    """A large folio that could not be split: Failed, -EHWPOISON, and its users are killed; S 6.12. 6.1 says
+    Ignored, -EBUSY, and tells nobody."""
+
+    filters_before_split: bool = True
+    """The injection filter is asked before a large folio is split; S 6.12. 6.1 has split it by then."""
+
     unmap_failed: MfResult = MfResult.FAILED
     """The result when user mappings could not be removed; S 6.12. 6.1 says Ignored."""
 
@@ -77,7 +84,13 @@ V7_2 = replace(V7_3, name="7.2", states=(RESERVED, *LRU_STATES, UNKNOWN), refuse
 V6_12 = replace(
     V7_2,
     name="6.12",
-    traits=Traits(migration_writes_dirty_pages=True),
+    traits=Traits(
+        huge_zero_becomes_huge=False,
+        maps_whole_folio=("tmpfs",),
+        splits_around=False,
+        large_folios=("xfs",),
+        migration_writes_dirty_pages=True,
+    ),
     checks_counted_pages=False,
     page_without_struct=None,
 )
@@ -85,14 +98,21 @@ V6_1 = replace(
     V6_12,
     name="6.1",
     states=(RESERVED, SLAB, *LRU_STATES, replace(UNKNOWN, respond=me_unknown_failed)),
-    traits=Traits(
+    traits=replace(
+        V6_12.traits,
         swapoff_leaves_poison_entry=False,
         checks_new_pages=True,
         migration_copies_first=False,
-        migration_writes_dirty_pages=True,
         reclaim_unmaps_bad_pages=False,
         marks_page_error=True,
+        maps_whole_folio=(),
+        large_folios=(),
+        splits_to_any_order=False,
+        tails_show_folio=False,
+        shmem_write_refuses_folio=False,
     ),
+    unsplit_thp=MfResult.IGNORED,
+    filters_before_split=False,
     refuses_slab=False,
     not_handlable=PageType.UNKNOWN,
     reports_already_poisoned=False,

@@ -6,12 +6,14 @@ Each must be reproduced by a recipe (tests/forecast/test_examples.py).
 from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
+from hwpoison.mm.machine import Traits
 
 from .kinds import SEVERAL, Kind
 
 _LIST = pg.UPTODATE | pg.LRU
 _MEMORY = _LIST | pg.ANON | pg.SWAPBACKED
 _TMPFS = _LIST | pg.SWAPBACKED
+_HUGE_HEAD = _MEMORY | pg.MMAP | pg.THP | pg.COMPOUND_HEAD | pg.DIRTY
 _LOCKED = pg.MLOCKED | pg.UNEVICTABLE
 
 EXAMPLES: tuple[Kind, ...] = (
@@ -45,6 +47,13 @@ EXAMPLES: tuple[Kind, ...] = (
     Kind(_TMPFS | pg.DIRTY | pg.UNEVICTABLE),
     Kind(_TMPFS | pg.DIRTY | pg.MMAP | _LOCKED, 1),
     Kind(_TMPFS | pg.SWAPCACHE),
+    Kind(_MEMORY | pg.MMAP | pg.THP | pg.COMPOUND_TAIL, 1),
+    Kind(_HUGE_HEAD, SEVERAL),
+    Kind(_TMPFS | pg.DIRTY | pg.MMAP | pg.THP | pg.COMPOUND_TAIL, 1),
+    Kind(_LIST | pg.THP | pg.COMPOUND_TAIL),
+    Kind(_LIST | pg.PRIVATE | pg.THP | pg.COMPOUND_TAIL),
+    Kind(_LIST | pg.DIRTY | pg.THP | pg.COMPOUND_TAIL),
+    Kind(_LIST | pg.DIRTY | pg.PRIVATE | pg.THP | pg.COMPOUND_HEAD),
     Kind(pg.SLAB),
     Kind(pg.SLAB | pg.COMPOUND_TAIL),
     Kind(pg.PGTABLE),
@@ -56,3 +65,8 @@ EXAMPLES: tuple[Kind, ...] = (
     Kind(pg.MMAP, 1),
     Kind(pg.HWPOISON),
 )
+
+
+def can_be(kind: Kind, traits: Traits) -> bool:
+    """Whether a kernel has such pages: older ones show a tail's own word, and write no large folios."""
+    return not kind.has(pg.THP) or traits.tails_show_folio or kind.flags == _HUGE_HEAD

@@ -75,8 +75,8 @@ def _of_type(page_type: PageType, oracles: list[Oracle]) -> Explanation:
 
 
 def _calls(oracle: Oracle, kind: Kind, page_type: PageType) -> bool:
-    _when, verdict = next(oracle.outcomes(kind))  # each further one is another run
-    return verdict.page_type is page_type
+    usual = next(oracle.outcomes(kind), None)  # each further one is another run
+    return usual is not None and usual[1].page_type is page_type
 
 
 def _in_other_situations(page_type: PageType, oracles: list[Oracle]) -> list[str]:

@@ -91,7 +91,7 @@ def _consume(planted: Planted, failure: MemoryFailure, how: Consumed) -> int:
         for task, vpn in mapped[:1]:
             load(task, vpn)
         for file in files[:1]:
-            planted.vm.read(file, 0)
+            planted.vm.read(file, planted.index)
     except (Signalled, SysError):
         pass  # signals are noted with all others
     if not failure.events:
@@ -120,7 +120,7 @@ def _touch(planted: Planted, seen: Seen) -> None:
 def _ask(planted: Planted, file: File, seen: Seen) -> None:
     """Read from an open file, and synchronize it."""
     try:
-        seen.stale |= planted.vm.read(file, 0) != planted.content
+        seen.stale |= planted.vm.read(file, planted.index) != planted.content
     except SysError as error:
         seen.told.append(f"{error.errno.name} from read(2)")
     try:

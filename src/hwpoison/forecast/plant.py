@@ -86,6 +86,8 @@ class Planted:
     """By the number of the user's process."""
     inode: Inode | None = None
     files: list[File] = field(default_factory=list)
+    index: int = 0
+    """Where in its file the page is."""
     content: str | None = None
     """What the page holds for its users, None if nobody needs it."""
     last_copy: bool = False
@@ -162,7 +164,7 @@ def hold(planted: Planted) -> None:
     if not planted.frame.head.refcount:
         raise NotReproduced("nobody can hold a page that is free")
     get_page(planted.frame)
-    planted.vm.held.add(planted.frame.pfn)
+    planted.vm.held.add(planted.frame.head.pfn)
 
 
 def plant(recipe: Recipe, wanted: Wanted) -> Planted:
@@ -190,7 +192,7 @@ def _elsewhere(planted: Planted) -> bool:
     vm, page = planted.vm, planted.frame
     if isinstance(page.private, int) and page.flags & pg.SWAPCACHE:
         return vm.swap.contents.get(page.private) == planted.content
-    return planted.inode is not None and planted.inode.blocks.get(0) == planted.content
+    return planted.inode is not None and planted.inode.blocks.get(planted.index) == planted.content
 
 
 def shown(planted: Planted) -> Kind:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
 
-from . import plant_file, plant_kernel, plant_memory
+from . import plant_file, plant_folio, plant_kernel, plant_memory
 from .plant import Recipe
 
 _MARKS = pg.SLAB | pg.PGTABLE | pg.OFFLINE | pg.RESERVED | pg.BUDDY | pg.HWPOISON | pg.NOPAGE
@@ -58,16 +58,49 @@ RECIPES: tuple[Recipe, ...] = (
         "it is a file's",
         plant_file.disk_file,
     ),
+    # Parts of large folios: of memory, of tmpfs, of a file; up to 6.11 tails show neither list nor owner.
+    Recipe(
+        _MARKS | pg.THP | pg.HUGE | pg.ANON | pg.SWAPCACHE,
+        pg.THP | pg.ANON,
+        "it is memory of a process, in a huge page",
+        plant_folio.huge_memory,
+    ),
+    Recipe(
+        _MARKS | pg.THP | pg.HUGE | pg.ANON | pg.SWAPBACKED | pg.SWAPCACHE,
+        pg.THP | pg.SWAPBACKED,
+        "it is tmpfs's, in a huge page",
+        plant_folio.huge_tmpfs,
+    ),
+    Recipe(
+        ~(pg.MMAP | pg.UPTODATE),
+        pg.THP | pg.COMPOUND_TAIL,
+        "it is tmpfs's, in a huge page",
+        plant_folio.huge_tmpfs,
+    ),
+    Recipe(
+        ~(pg.MMAP | pg.UPTODATE),
+        pg.THP | pg.COMPOUND_TAIL,
+        "it is a file's, in a large folio",
+        plant_folio.disk_folio,
+    ),
+    Recipe(
+        _MARKS | pg.THP | pg.HUGE | pg.ANON | pg.SWAPBACKED | pg.LRU,
+        pg.THP | pg.LRU,
+        "it is a file's, in a large folio",
+        plant_folio.disk_folio,
+    ),
 )
 
 NOT_MODELLED: tuple[tuple[int, int, str], ...] = (
     # mask, value, why: for a page with these flags that no recipe reproduces.
     (pg.NOPAGE, pg.NOPAGE, "there is no memory here that the kernel manages, or it is a device's (DAX)"),
     (pg.HUGE, pg.HUGE, "huge pages (hugetlb) are not in the model yet"),
-    (pg.THP, pg.THP, "large folios (THP) are not in the model yet"),
     (pg.KSM, pg.KSM, "merged pages (KSM) are not in the model yet"),
-    (pg.LRU | pg.COMPOUND_HEAD, pg.LRU | pg.COMPOUND_HEAD, "large folios are not in the model yet"),
-    (pg.LRU | pg.COMPOUND_TAIL, pg.LRU | pg.COMPOUND_TAIL, "large folios are not in the model yet"),
+    (pg.THP | pg.SWAPCACHE, pg.THP | pg.SWAPCACHE, "large folios in swap are not in the model yet"),
+    (pg.THP | pg.ANON | pg.MMAP, pg.THP | pg.ANON, "nobody maps it: its folio is on its way out of memory"),
+    (pg.THP, pg.THP, "large folios in this state are not in the model yet"),
+    (pg.LRU | pg.COMPOUND_HEAD, pg.LRU | pg.COMPOUND_HEAD, "a compound page of an unknown owner"),
+    (pg.LRU | pg.COMPOUND_TAIL, pg.LRU | pg.COMPOUND_TAIL, "a compound page of an unknown owner"),
     (pg.ANON | pg.SWAPBACKED, pg.ANON, "memory that may be thrown away (MADV_FREE) is not in the model yet"),
     (
         pg.UNEVICTABLE | pg.MLOCKED | pg.SWAPBACKED,

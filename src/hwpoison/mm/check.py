@@ -38,6 +38,17 @@ def _entries(vm: Machine) -> Iterator[tuple[str, int, object]]:
                     yield task.mm.name, vpn, entry
 
 
+def _huge_entries(vm: Machine) -> Counter[int]:
+    """How many entries map each large folio whole, by the pfn of its head."""
+    memories = {id(task.mm): task.mm for task in vm.tasks.values() if task.mm is not None}.values()
+    return Counter(
+        table.huge.page.pfn
+        for mm in memories
+        for table in mm.tables.values()
+        if table.huge is not None and table.huge.page is not vm.huge_zero_folio
+    )
+
+
 def _mapped(vm: Machine) -> Counter[int]:
     return Counter(
         entry.page.pfn
@@ -47,10 +58,18 @@ def _mapped(vm: Machine) -> Counter[int]:
 
 
 def _map_counts(vm: Machine) -> Iterator[str]:
-    mapped = _mapped(vm)
+    mapped, huge = _mapped(vm), _huge_entries(vm)
+    of_folio: Counter[int] = Counter()
+    for pfn, count in mapped.items():
+        of_folio[vm.zone.page(pfn).head.pfn] += count
     for page in vm.zone.pages.values():
         if page.mapcount != mapped[page.pfn]:
             yield f"{page} has map count {page.mapcount}, {mapped[page.pfn]} entries map it"
+        if page.entire_mapcount != huge[page.pfn]:
+            yield f"{page} is mapped whole {page.entire_mapcount} times, {huge[page.pfn]} entries do"
+        parts = of_folio[page.pfn] + huge[page.pfn] if page.order else 0
+        if page.large_mapcount != parts:
+            yield f"{page} has a map count of {page.large_mapcount} in all, {parts} entries map parts of it"
 
 
 def _free_pages(vm: Machine) -> Iterator[str]:
@@ -71,11 +90,13 @@ def _lists(vm: Machine) -> Iterator[str]:
 
 
 def known_references(vm: Machine) -> Counter[int]:
-    """What each page's count should be at least: mappings, caches, buffers, batches."""
-    known = _mapped(vm)
+    """What each folio's count should be at least: mappings, caches, buffers, batches."""
+    known = _huge_entries(vm)
+    for pfn, count in _mapped(vm).items():
+        known[vm.zone.page(pfn).head.pfn] += count
     for inode in vm.inodes:
         for page in inode.mapping.pages.values():
-            known[page.pfn] += 1
+            known[page.head.pfn] += 1
     for page in vm.zone.pages.values():
         known[page.pfn] += bool(page.flags & pg.PRIVATE)
     for page in vm.swap.cache.values():
@@ -97,6 +118,7 @@ def _references(vm: Machine) -> Iterator[str]:
         extra = page.refcount - known[page.pfn]
         owned = page.flags & (pg.RESERVED | pg.SLAB | pg.PGTABLE | pg.OFFLINE | pg.HWPOISON)
         explained = known[page.pfn] or page.mapping is not None  # else it is some page of the kernel's own
+        owned = owned or page.pincount
         if extra and explained and not owned and not page.maybe_dma_pinned and page.pfn not in vm.held:
             yield f"{page} has refcount {page.refcount}, but its users hold only {known[page.pfn]}"
 
@@ -117,12 +139,12 @@ def _caches(vm: Machine) -> Iterator[str]:
     for inode in vm.inodes:
         for index, page in inode.mapping.pages.items():
             here = f"{inode.name}:{index}"
-            if page.mapping is not inode.mapping or page.index != index:
+            if page.head.mapping is not inode.mapping or page.file_index != index:
                 yield f"{page} is at {here} but points elsewhere"
             if page.pfn in owner:
                 yield f"{page} is at {here} and at {owner[page.pfn]}"
             owner[page.pfn] = here
-            if bool(page.flags & pg.DIRTY) != (index in inode.mapping.dirty):
+            if page.head is page and bool(page.flags & pg.DIRTY) != (index in inode.mapping.dirty):
                 yield f"{page} at {here} disagrees with its dirty tag"
 
 

@@ -16,8 +16,8 @@ from .page import Page, folio_end_writeback, put_page
 if TYPE_CHECKING:
     from .machine import Machine
 
-Store = Callable[[str | None], None]
-"""Called when a write ends, with what was written, or None when the write failed."""
+Store = Callable[[list[str] | None], None]
+"""Called when the write of a folio ends, with what was written of each page, or None when it failed."""
 
 
 class Disk:
@@ -50,6 +50,6 @@ class Disk:
             pass
 
     def _complete(self, page: Page, store: Store) -> None:
-        store(None if self.failing else self.vm.device_reads(page))
+        store(None if self.failing else [self.vm.device_reads(part) for part in page.pages()])
         folio_end_writeback(page)
         put_page(page)

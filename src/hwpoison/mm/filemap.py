@@ -1,8 +1,9 @@
 """The page cache: finding, reading, writing and removing pages of files (mm/filemap.c).
 
-A page in the cache has one reference for that. Nobody may use a page found here before he has the
-folio lock and has seen that ``page.mapping`` is still this file: it may have been removed meanwhile.
-Readahead is off: a read brings in one page.
+A folio in the cache has one reference for each of its pages for that. Nobody may use one found here before
+he has the folio lock and has seen that its ``mapping`` is still this file: it may have been removed since.
+Readahead is off: a read brings in one page; a write brings in a folio as large as itself, where the file
+system and the kernel do so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from .page import (
     Page,
     clear_flags,
     folio_lock,
+    folio_mapcount,
+    folio_page,
+    folio_put_refs,
+    folio_ref_add,
     folio_try_get,
     folio_unlock,
     folio_wait_writeback,
@@ -24,6 +29,7 @@ from .page import (
     put_page,
     set_flags,
 )
+from .page_alloc import OutOfMemory
 
 
 class Buffers:
@@ -36,48 +42,48 @@ class Buffers:
 
 
 def filemap_get_folio(mapping: AddressSpace, index: int) -> Page | None:
-    """The page at this index with a reference; not locked. None if it is not in the cache."""
+    """The folio at this index with a reference; not locked. None if it is not in the cache."""
     while True:
         if mapping.paths.chooser is not None:
             mapping.paths.point(Op.READ, mapping)
         page = mapping.pages.get(index)
         if page is None:
             return None
-        if folio_try_get(page):
-            if mapping.pages.get(index) is page:
-                return page
-            put_page(page)
+        folio = page.head
+        if folio_try_get(folio):
+            if mapping.pages.get(index) is page and page.head is folio:
+                return folio
+            put_page(folio)
 
 
 def filemap_lock_folio(mapping: AddressSpace, index: int) -> Page | None:
     """As filemap_get_folio(), locked and certain to be still in the file."""
     while (page := filemap_get_folio(mapping, index)) is not None:
         folio_lock(page)
-        if page.mapping is mapping:
+        if mapping.pages.get(index, page).head is page and page.mapping is mapping:
             return page
         folio_unlock(page)
         put_page(page)
     return None
 
 
-def filemap_add_folio(mapping: AddressSpace, page: Page, index: int) -> bool:
-    """Put a new page into the cache, locked; False if somebody was faster."""
-    folio_lock(page)
+def filemap_add_folio(mapping: AddressSpace, folio: Page, index: int) -> bool:
+    """Put a new folio into the cache, locked; False if there is something already, or was by now."""
+    folio_lock(folio)
     with mapping.i_pages_lock:
-        if index in mapping.pages or index in mapping.swap_entries:
-            taken = True
-        else:
-            taken = False
-            get_page(page)
-            page.mapping = mapping
-            page.index = index
-            mapping.pages[index] = page
+        covered = range(index, index + folio.nr_pages)
+        taken = any(i in mapping.pages or i in mapping.swap_entries for i in covered)
+        if not taken:
+            folio_ref_add(folio, folio.nr_pages)
+            folio.mapping = mapping
+            folio.index = index
+            mapping.pages.update(zip(covered, folio.pages(), strict=True))
     if taken:
-        folio_unlock(page)
+        folio_unlock(folio)
         return False
     if mapping.fs.swap_backed:
-        set_flags(page, pg.SWAPBACKED)
-    mapping.vm.lru.add(page)
+        set_flags(folio, pg.SWAPBACKED)
+    mapping.vm.lru.add(folio)
     return True
 
 
@@ -95,12 +101,18 @@ def filemap_remove_folio(page: Page) -> None:
     if page.flags & pg.WRITEBACK:
         raise KernelBug(f"{page} is removed from {mapping.host} under writeback")
     if page.mapped:
-        raise KernelBug(f"{page} is removed from {mapping.host} while {page.mapcount} entries map it")
+        raise KernelBug(f"{page} is removed from {mapping.host} while {folio_mapcount(page)} entries map it")
     with mapping.i_pages_lock:
-        del mapping.pages[page.index]
-        mapping.dirty.discard(page.index)
-        page.mapping = None
-    put_page(page)
+        page_cache_delete(mapping, page)
+    folio_put_refs(page, page.nr_pages)
+
+
+def page_cache_delete(mapping: AddressSpace, folio: Page) -> None:
+    """Nothing of the folio is found in the file any more. Under i_pages_lock; the references stay."""
+    for index in range(folio.index, folio.index + folio.nr_pages):
+        del mapping.pages[index]
+    mapping.dirty.discard(folio.index)
+    folio.mapping = None
 
 
 def folio_attach_buffers(page: Page) -> None:
@@ -149,25 +161,42 @@ def folio_cancel_dirty(page: Page) -> None:
     clear_flags(page, pg.DIRTY)
 
 
-def filemap_grab_folio(mapping: AddressSpace, index: int) -> Page:
-    """The page at this index, found or new, locked, with a reference. A new one is not up to date."""
+def filemap_grab_folio(mapping: AddressSpace, index: int, order: int = 0) -> Page:
+    """The folio at this index, found or new, locked, with a reference. A new one is not up to date.
+
+    ``order``: how large a new one may be; it begins at ``index``, so it is no larger than that is aligned.
+    """
+    order = min(order, (index & -index).bit_length() - 1 if index else order)
     while True:
-        page = filemap_lock_folio(mapping, index)
-        if page is not None:
-            return page
-        page = mapping.vm.zone.alloc_zeroed()
-        if filemap_add_folio(mapping, page, index):
-            return page
-        put_page(page)
+        folio = filemap_lock_folio(mapping, index)
+        if folio is not None:
+            return folio
+        for size in range(order, -1, -1):
+            folio = _new_folio(mapping, size)
+            if folio is not None and filemap_add_folio(mapping, folio, index):
+                return folio
+            if folio is not None:
+                put_page(folio)
+
+
+def _new_folio(mapping: AddressSpace, order: int) -> Page | None:
+    """A new folio; None if there is no memory for a large one."""
+    try:
+        return mapping.vm.zone.alloc_zeroed(order)
+    except OutOfMemory:
+        if not order:
+            raise
+        return None
 
 
 def read_mapping_folio(mapping: AddressSpace, index: int) -> Page:
     """The page with valid contents, locked, with a reference; read from the disk if it must be."""
-    page = filemap_grab_folio(mapping, index)
-    if not page.flags & pg.UPTODATE:
-        page.content = mapping.host.blocks.get(index, ZEROS)
-        set_flags(page, pg.UPTODATE)
-    return page
+    folio = filemap_grab_folio(mapping, index)
+    if not folio.flags & pg.UPTODATE:
+        for page in folio.pages():
+            page.content = mapping.host.blocks.get(page.file_index, ZEROS)
+        set_flags(folio, pg.UPTODATE)
+    return folio
 
 
 def filemap_read(file: File, index: int) -> str:
@@ -182,25 +211,32 @@ def filemap_read(file: File, index: int) -> str:
         with mapping.invalidate_lock.read():
             page = read_mapping_folio(mapping, index)
             folio_unlock(page)
-    data = mapping.vm.kernel_reads(page)
+    data = mapping.vm.kernel_reads(folio_page(page, index))
     set_flags(page, pg.REFERENCED)
     put_page(page)
     return data
 
 
-def generic_perform_write(file: File, index: int, data: str) -> None:
-    """write(2) of one whole page of a file that lives on a disk."""
+def generic_perform_write(file: File, index: int, data: str, pages: int = 1) -> None:
+    """write(2) of whole pages of a file that lives on a disk, folio by folio."""
     inode = file.inode
+    large = inode.fs.name in inode.vm.traits.large_folios
     with inode.i_rwsem.write():
-        page = filemap_grab_folio(inode.mapping, index)
-        if inode.fs.buffers:
-            folio_attach_buffers(page)
-        inode.vm.kernel_writes(page, data)
-        set_flags(page, pg.UPTODATE)
-        inode.size = max(inode.size, index + 1)
-        folio_mark_dirty(page)
-        folio_unlock(page)
-        put_page(page)
+        end = index + pages
+        while index < end:
+            order = (end - index).bit_length() - 1 if large else 0
+            folio = filemap_grab_folio(inode.mapping, index, order)
+            upto = min(end, folio.index + folio.nr_pages)
+            if inode.fs.buffers or (inode.fs.state and upto - index < folio.nr_pages):
+                folio_attach_buffers(folio)
+            for written in range(index, upto):
+                inode.vm.kernel_writes(folio_page(folio, written), data)
+            set_flags(folio, pg.UPTODATE)
+            inode.size = max(inode.size, upto)
+            folio_mark_dirty(folio)
+            folio_unlock(folio)
+            put_page(folio)
+            index = upto
 
 
 def file_check_and_advance_wb_err(file: File) -> None:

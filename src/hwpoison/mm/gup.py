@@ -23,7 +23,7 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False) -> Page:
         entry = mm.entry(vpn)
         if isinstance(entry, Pte) and (entry.writable or not write):
             page: Page = read_once_page(entry)
-            if folio_try_get(page):
+            if folio_try_get(page.head):
                 if mm.entry(vpn) is entry:
                     return page
                 put_page(page)
@@ -43,10 +43,16 @@ def read_once_page(entry: Pte) -> Page:
 def pin_user_page(task: Task, vpn: int, *, write: bool = True) -> Page:
     """pin_user_pages(): a long-term hold, for a device that reads and writes the page by itself."""
     page = get_user_page(task, vpn, write=write)
-    atomic_add(page, "refcount", GUP_PIN_COUNTING_BIAS - 1)
+    if page.head.order:
+        atomic_add(page.head, "pincount", 1)
+    else:
+        atomic_add(page, "refcount", GUP_PIN_COUNTING_BIAS - 1)
     return page
 
 
 def unpin_user_page(page: Page) -> None:
-    atomic_add(page, "refcount", 1 - GUP_PIN_COUNTING_BIAS)
+    if page.head.order:
+        atomic_add(page.head, "pincount", -1)
+    else:
+        atomic_add(page, "refcount", 1 - GUP_PIN_COUNTING_BIAS)
     put_page(page)

@@ -37,8 +37,10 @@ class FileSystem:
     error_remove: Literal["truncate", "keep", None]  # generic_error_remove_folio(), a no-op, no operation
     can_writeback: bool
     buffers: bool = False  # PG_private with buffer heads on pages that were written
+    state: bool = False  # PG_private with the state of each block, on large folios not written whole
     swap_backed: bool = False
     migrates: bool = True  # it has an operation that moves a page, dirty or not (migrate_folio)
+    min_order: int = 0  # of its folios (mapping_set_folio_min_order()): its blocks are so large
     unevictable: bool = False  # its pages never leave memory (mapping_set_unevictable())
 
 
@@ -47,7 +49,7 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
     for row in (
         FileSystem("ext4", "truncate", True, buffers=True),
         FileSystem("ext2", "truncate", True, buffers=True),
-        FileSystem("xfs", "truncate", True),
+        FileSystem("xfs", "truncate", True, state=True),
         FileSystem("btrfs", "truncate", True),
         FileSystem("bdev", None, True, buffers=True),
         FileSystem("vfat", None, True, buffers=True),

@@ -12,7 +12,7 @@ consistent: weaker orderings of real processors are not modelled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import Any, Protocol, Self
 
@@ -466,6 +466,17 @@ def atomic_add(shared: Shared, field: str, delta: int) -> int:
         raise KernelBug(f"{field} of {shared} goes to {value}")
     setattr(shared, field, value)
     return value
+
+
+def atomic_add_each(shared: Shared, parts: Iterable[object], field: str, delta: int) -> None:
+    """Add to a counter of each part of a shared object, as one operation on the object."""
+    if shared.paths.chooser is not None:
+        shared.paths.point(Op.RMW, shared)
+    for part in parts:
+        value: int = getattr(part, field) + delta
+        if value < 0:
+            raise KernelBug(f"{field} of {part} goes to {value}")
+        setattr(part, field, value)
 
 
 def atomic_add_unless_zero(shared: Shared, field: str, delta: int = 1) -> bool:

@@ -33,12 +33,12 @@ class Lru:
         self.mlock_batches: dict[int, list[tuple[Page, bool]]] = {}  # cpu → (page, lock it?)
 
     def add(self, page: Page) -> None:
-        """folio_add_lru(): into this CPU's batch; drained when that is full."""
+        """folio_add_lru(): into this CPU's batch; drained when that is full, or the folio large."""
         get_page(page)
         cpu = self.vm.paths.current.cpu
         batch = self.batches.setdefault(cpu, [])
         batch.append(page)
-        if len(batch) >= BATCH:
+        if len(batch) >= BATCH or page.order:
             self.add_drain(cpu)
 
     def add_drain(self, cpu: int) -> None:
@@ -117,7 +117,7 @@ class Lru:
         cpu = self.vm.paths.current.cpu
         batch = self.mlock_batches.setdefault(cpu, [])
         batch.append((page, lock))
-        if len(batch) >= BATCH:
+        if len(batch) >= BATCH or page.order:
             self.add_drain(cpu)
 
     def _mlock(self, page: Page) -> None:

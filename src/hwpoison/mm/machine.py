@@ -50,6 +50,24 @@ class Traits:
     reclaim_unmaps_bad_pages: bool = True
     """mm/vmscan.c shrink_folio_list() takes a page known to be bad away from whoever maps it, and off the
     lists for good (since 6.15, and in stable kernels of then). Before, it was written out as any other."""
+    huge_zero_becomes_huge: bool = True
+    """A store to the huge page of zeros gives a huge page of one's own: since 6.13; seen on 6.12 and 7.3."""
+    maps_whole_folio: tuple[str, ...] = ("ext4", "xfs", "tmpfs")
+    """A fault on a page of these files maps all of its folio (finish_fault()): tmpfs since 6.10, all others
+    since 6.18; seen on 6.12, 7.2 and 7.3."""
+    splits_to_any_order: bool = True
+    """A large folio can be split to folios that are still large: since 6.9; seen on 6.1 and 6.12."""
+    splits_around: bool = True
+    """Truncation splits a folio only as far as it must (folio_split()): since 6.15."""
+    large_folios: tuple[str, ...] = ("ext4", "xfs")
+    """The file systems whose writes make large folios (mapping_set_large_folios(), and a buffered write that
+    asks for them): xfs since 6.6, ext4 since 6.16; seen on 6.12, 7.2 and 7.3."""
+    tails_show_folio: bool = True
+    """/proc/kpageflags gives the word of the folio for each of its pages (stable_page_flags()): since 6.10.
+    Before, a tail's own, which is almost empty."""
+    shmem_write_refuses_folio: bool = True
+    """write(2) to any page of a tmpfs folio with a bad page is EIO (shmem_write_begin()); 6.1 looks only at
+    the one page. Seen on 6.1 and 6.12."""
     marks_page_error: bool = False
     """mm/memory-failure.c me_pagecache_dirty(): up to 6.11 the page's own error flag is set as well."""
 
@@ -128,6 +146,7 @@ class Machine:
         self._superblocks: dict[str, Errseq] = {}
         self._last_pid = 100
         self.zero_page = self.zone.page(0)
+        self.huge_zero_folio: Page | None = None
 
     # Making things.
 
@@ -152,6 +171,12 @@ class Machine:
         self.inodes.append(inode)
         return inode
 
+    def get_huge_zero_folio(self) -> Page:
+        """mm_get_huge_zero_folio(): made when first wanted, and kept. May raise OutOfMemory."""
+        if self.huge_zero_folio is None:
+            self.huge_zero_folio = self.zone.alloc_zeroed(9)
+        return self.huge_zero_folio
+
     def shmem_kernel_file(self, pages: int) -> Inode:
         """The file behind shared anonymous memory."""
         inode = self.create(f"shmem{len(self.inodes)}", "tmpfs", pages)
@@ -173,9 +198,9 @@ class Machine:
         """read(2) of one page: its content, '' past the end; raises SysError."""
         return (shmem_read if file.inode.fs.swap_backed else filemap_read)(file, index)
 
-    def write(self, file: File, index: int, data: str) -> None:
-        """write(2) of one whole page; raises SysError."""
-        (shmem_write if file.inode.fs.swap_backed else generic_perform_write)(file, index, data)
+    def write(self, file: File, index: int, data: str, pages: int = 1) -> None:
+        """write(2) of whole pages, filled with the same; raises SysError."""
+        (shmem_write if file.inode.fs.swap_backed else generic_perform_write)(file, index, data, pages)
 
     # The only ways to bytes in a frame, other than a task's load and store.
 

@@ -11,14 +11,15 @@ from hwpoison.abi import pageflags as pg
 
 from .fault import Fault
 from .filemap import folio_attach_buffers, folio_mark_dirty, read_mapping_folio
+from .huge import do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, huge_fits, map_huge_file
 from .inode import AddressSpace, SysError
 from .locks import KernelBug
 from .migrate import migration_entry_wait
 from .mmap import Mm, PageTable, Vma
-from .page import ZEROS, Page, folio_lock, folio_trylock, folio_unlock, get_page, put_page
+from .page import ZEROS, Page, folio_lock, folio_page, folio_trylock, folio_unlock, get_page, put_page
 from .page_alloc import OutOfMemory
 from .pte import Entry, MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
-from .rmap import new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
+from .rmap import HPAGE_NR, new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
 from .shmem import shmem_get_folio
 from .task import Task
 from .truncate import mapping_evict_folio, truncate_inode_folio
@@ -75,9 +76,12 @@ def handle_mm_fault(task: Task, vpn: int, *, write: bool) -> Fault:
         vma = mm.find_vma(vpn)
         if vma is None or (write and not vma.writable):
             return Fault.SIGSEGV
-        table = mm.pte_alloc(vpn)
+        huge = _huge_fault(vma, vpn, write)
+        if huge is not None:
+            return huge
+        table = mm.pmd_alloc(vpn)
         with table.lock:
-            entry = table.entries.get(vpn)
+            entry = table.entry(vpn)
         if entry is None:
             return (
                 do_fault(vma, vpn, write) if vma.mapping is not None else do_anonymous_page(vma, vpn, write)
@@ -85,6 +89,14 @@ def handle_mm_fault(task: Task, vpn: int, *, write: bool) -> Fault:
         if isinstance(entry, Pte):
             return do_wp_page(vma, vpn, table, entry) if write and not entry.writable else Fault.RETRY
         return do_swap_page(vma, vpn, table, entry, write)
+
+
+def _huge_fault(vma: Vma, vpn: int, write: bool) -> Fault | None:
+    """create_huge_pmd() and wp_huge_pmd(): the entry above the page table. None: go on with the table."""
+    table = vma.mm.table(vpn)
+    if table is not None and table.huge is not None:
+        return do_huge_pmd_wp_page(vma, vpn, table) if write and not table.huge.writable else Fault.RETRY
+    return do_huge_pmd_anonymous_page(vma, vpn, write) if vma.mapping is None else None
 
 
 def do_anonymous_page(vma: Vma, vpn: int, write: bool) -> Fault:
@@ -109,7 +121,7 @@ def _install(vma: Vma, vpn: int, table: PageTable, old: Entry | None, page: Page
         table.entries[vpn] = new
         if isinstance(old, Pte) and old.page is not vma.mm.vm.zero_page:
             page_remove_rmap(old.page, vma)
-            if old.page.flags & pg.SWAPCACHE and not old.page.mapped:
+            if old.page.head.flags & pg.SWAPCACHE and not old.page.head.mapped:
                 old.page.vm.swap.free_swap_cache(old.page)
             put_page(old.page)
     return Fault.DONE
@@ -147,6 +159,7 @@ def _take_over(vpn: int, table: PageTable, entry: Pte) -> Fault:
 
 def _can_reuse(page: Page) -> bool:
     """wp_can_reuse_anon_folio(): is this entry the page's only user, the caller's reference aside?"""
+    page = page.head
     if page.refcount > 2:
         page.vm.lru.add_drain(page.paths.current.cpu)
     if page.refcount > 2 + bool(page.flags & pg.SWAPCACHE) or not folio_trylock(page):
@@ -171,14 +184,15 @@ def _make_shared_writable(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> F
     page = entry.page
     folio_lock(page)
     result = Fault.RETRY
-    if page.mapping is vma.mapping:
+    folio = page.head
+    if folio.mapping is vma.mapping:
         if vma.inode is not None and vma.inode.fs.buffers:
-            folio_attach_buffers(page)
+            folio_attach_buffers(folio)
         with table.lock:
             if table.entries.get(vpn) is entry:
                 entry.writable = entry.dirty = True
                 result = Fault.DONE
-        folio_mark_dirty(page)
+        folio_mark_dirty(folio)
     folio_unlock(page)
     return result
 
@@ -190,11 +204,12 @@ def do_fault(vma: Vma, vpn: int, write: bool) -> Fault:
         raise KernelBug(f"{vma} has no file")
     index = vma.index_of(vpn)
     try:
-        page = _fault_folio(mapping, index)
+        folio = _fault_folio(mapping, index, huge=huge_fits(vma, vpn))
     except SysError:
         return Fault.SIGBUS
-    if page is None:
+    if folio is None:
         return Fault.SIGBUS
+    page = folio_page(folio, index)
     if page.flags & pg.HWPOISON:
         return _fault_on_bad(mapping, page)
     if write and not vma.shared:
@@ -206,21 +221,21 @@ def do_fault(vma: Vma, vpn: int, write: bool) -> Fault:
         copy = new_anon_page(vma, vpn, content)
         return _install(vma, vpn, vma.mm.pte_alloc(vpn), None, copy, Pte(copy, writable=True, dirty=True))
     if write and mapping.fs.buffers:
-        folio_attach_buffers(page)
-    result = _map_file_page(vma, vpn, page, write)
+        folio_attach_buffers(folio)
+    result = map_huge_file(vma, vpn, folio, write) or _map_file_folio(vma, vpn, page, write)
     if write and result is Fault.DONE:
-        folio_mark_dirty(page)
+        folio_mark_dirty(folio)
     folio_unlock(page)
     put_page(page)
     return result
 
 
-def _fault_folio(mapping: AddressSpace, index: int) -> Page | None:
+def _fault_folio(mapping: AddressSpace, index: int, *, huge: bool = False) -> Page | None:
     """filemap_fault() or shmem_fault(): locked, with a reference; None past the end of the file."""
     if index >= mapping.host.size:
         return None
     if mapping.fs.swap_backed:
-        page = shmem_get_folio(mapping, index)
+        page = shmem_get_folio(mapping, index, huge=huge)
     else:
         with mapping.invalidate_lock.read():
             page = read_mapping_folio(mapping, index)
@@ -240,6 +255,7 @@ def _fault_on_bad(mapping: AddressSpace, page: Page) -> Fault:
     The caller gives its lock and its reference.
     """
     result = Fault.HWPOISON
+    page = page.head
     if page.mapped:
         unmap_mapping_folio(page)
     if mapping_evict_folio(mapping, page):
@@ -249,19 +265,32 @@ def _fault_on_bad(mapping: AddressSpace, page: Page) -> Fault:
     return result
 
 
-def _map_file_page(vma: Vma, vpn: int, page: Page, write: bool) -> Fault:
-    """set_pte_range(): map a locked file page."""
+def _map_file_folio(vma: Vma, vpn: int, page: Page, write: bool) -> Fault:
+    """finish_fault(): map a page of a locked file folio; on newer kernels all of the folio, if it fits."""
     table = vma.mm.pte_alloc(vpn)
+    folio = page.head
     with table.lock:
-        if vpn in table.entries:
+        if table.entry(vpn) is not None:
             return Fault.RETRY
-        get_page(page)
-        page_add_rmap(page, vma)
-        # Without write notification (tmpfs) a shared entry is writable from the start.
-        silent = vma.mapping is not None and not vma.mapping.can_writeback
-        writable = write or (vma.shared and vma.writable and silent)
-        table.entries[vpn] = Pte(page, writable=writable, dirty=write)
+        for there in _to_be_mapped(vma, vpn, page, table):
+            part = folio_page(folio, vma.index_of(there))
+            get_page(part)
+            page_add_rmap(part, vma)
+            # Without write notification (tmpfs) a shared entry is writable from the start.
+            silent = vma.mapping is not None and not vma.mapping.can_writeback
+            writable = write or (vma.shared and vma.writable and silent)
+            table.entries[there] = Pte(part, writable=writable, dirty=write)
     return Fault.DONE
+
+
+def _to_be_mapped(vma: Vma, vpn: int, page: Page, table: PageTable) -> range:
+    """The addresses that get an entry: all of the folio on newer kernels, if nothing is there yet."""
+    whole = range(vpn - page.offset, vpn - page.offset + page.head.nr_pages)
+    wanted = vma.mapping is not None and vma.mapping.fs.name in vma.mm.vm.traits.maps_whole_folio
+    inside = whole[0] // HPAGE_NR == whole[-1] // HPAGE_NR and vma.start <= whole[0] and whole[-1] < vma.end
+    if wanted and inside and not any(there in table.entries for there in whole):
+        return whole
+    return range(vpn, vpn + 1)
 
 
 def do_swap_page(vma: Vma, vpn: int, table: PageTable, entry: Entry, write: bool) -> Fault:

@@ -26,10 +26,17 @@ def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
 
 
 def _mark_pages(mm: Mm, vma: Vma, *, on: bool) -> None:
+    for _first, table in mm.huge_tables(vma.start, vma.end):
+        with table.lock:
+            if table.huge is not None and table.huge.page is not mm.vm.huge_zero_folio:
+                if on:
+                    mm.vm.lru.mlock_folio(table.huge.page)
+                else:
+                    mm.vm.lru.munlock_folio(table.huge.page)
     for vpn, table in mm.populated(vma.start, vma.end):
         with table.lock:
             entry = table.entries.get(vpn)
-            if isinstance(entry, Pte) and entry.page is not mm.vm.zero_page:
+            if isinstance(entry, Pte) and entry.page is not mm.vm.zero_page and not entry.page.head.order:
                 if on:
                     mm.vm.lru.mlock_folio(entry.page)
                 else:

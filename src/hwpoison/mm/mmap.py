@@ -15,8 +15,18 @@ from hwpoison.abi import pageflags as pg
 from .inode import AddressSpace, File, Inode
 from .locks import KernelBug, Lock, RwSem
 from .page import Page, get_page, put_page
-from .pte import Entry, MigrationPte, Pte, SwapPte
-from .rmap import AnonVma, anon_vma_fork, new_anon_page, page_add_rmap, unlink_anon_vmas, zap_entry
+from .pte import Entry, MigrationPte, Pmd, Pte, SwapPte
+from .rmap import (
+    AnonVma,
+    anon_vma_fork,
+    folio_add_rmap_pmd,
+    new_anon_page,
+    page_add_rmap,
+    split_huge_pmd,
+    unlink_anon_vmas,
+    zap_entry,
+    zap_huge_pmd,
+)
 from .truncate import evict_inode
 
 if TYPE_CHECKING:
@@ -26,17 +36,27 @@ if TYPE_CHECKING:
 FIRST_VPN = 0x7F0000000
 """Where the first area of a process is put; the next ones follow with a hole between them."""
 TABLE_SHIFT = 9
+PTRS_PER_PTE = 1 << TABLE_SHIFT
 
 
 class PageTable:
-    """One page of 512 entries: a frame that the kernel owns, its lock, and the entries that are not empty."""
+    """One page of 512 entries: a frame that the kernel owns, its lock, and the entries that are not empty.
 
-    __slots__ = ("entries", "lock", "page")
+    With ``huge`` the entry above maps a large folio instead, and the table waits for the day it is split.
+    """
+
+    __slots__ = ("deposited", "entries", "huge", "lock", "page")
 
     def __init__(self, page: Page, lock: Lock) -> None:
         self.page = page
         self.lock = lock
         self.entries: dict[int, Entry] = {}
+        self.huge: Pmd | None = None
+        self.deposited = False  # it waits behind a huge entry, or behind none: it is not in use
+
+    def entry(self, vpn: int) -> Entry | None:
+        """What maps this address, at either level."""
+        return self.entries.get(vpn) if self.huge is None else self.huge.pte(vpn % PTRS_PER_PTE)
 
 
 class Vma:
@@ -54,6 +74,7 @@ class Vma:
         self.writable = writable
         self.locked = False  # VM_LOCKED
         self.drivers = False  # VM_MIXEDMAP: a driver has put pages of its own there
+        self.huge = False  # VM_HUGEPAGE
         self.anon_vma: AnonVma | None = None
         self.anon_vma_chain: list[AnonVma] = []
 
@@ -87,20 +108,41 @@ class Mm:
 
     def pte_alloc(self, vpn: int) -> PageTable:
         """The page table for an address, made if it is missing."""
+        table = self.pmd_alloc(vpn)
+        if table.huge is None:
+            table.deposited = False
+        return table
+
+    def pmd_alloc(self, vpn: int) -> PageTable:
+        """The entry above it, with a table that is not in use yet if there was none."""
         table = self.tables.get(vpn >> TABLE_SHIFT)
         if table is None:
             page = self.vm.zone.alloc_zeroed()
             page.flags |= pg.PGTABLE
             table = PageTable(page, Lock(self.paths, "ptl", f"{self.name}:{vpn >> TABLE_SHIFT:x}"))
+            table.deposited = True
             self.tables[vpn >> TABLE_SHIFT] = table
         return table
 
+    def pmd_none(self, vpn: int) -> bool:
+        """Is there neither a page table for this address nor a huge entry?"""
+        table = self.tables.get(vpn >> TABLE_SHIFT)
+        return table is None or (table.deposited and table.huge is None)
+
     def entry(self, vpn: int) -> Entry | None:
         table = self.tables.get(vpn >> TABLE_SHIFT)
-        return None if table is None else table.entries.get(vpn)
+        return None if table is None else table.entry(vpn)
+
+    def huge_tables(self, start: int, end: int) -> Iterator[tuple[int, PageTable]]:
+        """(first address, table) of every large folio that is mapped whole and touches start .. end-1."""
+        for number in sorted(self.tables):
+            table = self.tables[number]
+            first = number << TABLE_SHIFT
+            if table.huge is not None and first < end and first + PTRS_PER_PTE > start:
+                yield first, table
 
     def populated(self, start: int, end: int) -> Iterator[tuple[int, PageTable]]:
-        """Every address in start .. end-1 with an entry, in order. Entries may be removed meanwhile."""
+        """Every address in start .. end-1 with an entry of its own, in order. Entries may go meanwhile."""
         for number in sorted(self.tables):
             table = self.tables[number]
             if (number + 1) << TABLE_SHIFT > start and number << TABLE_SHIFT < end:
@@ -122,16 +164,23 @@ def do_mmap(
     pgoff: int = 0,
     shared: bool = False,
     writable: bool = True,
+    huge: bool = False,
 ) -> Vma:
-    """mmap(2): a new area. Shared anonymous memory is a tmpfs file that nobody else can open."""
+    """mmap(2): a new area. Shared anonymous memory is a tmpfs file that nobody else can open.
+
+    ``huge``: where huge pages fit, and marked for them (MADV_HUGEPAGE).
+    """
     with mm.mmap_lock.write():
         start = mm.next_vpn
-        mm.next_vpn += pages + 16
+        if huge:
+            start = -(-start // PTRS_PER_PTE) * PTRS_PER_PTE
+        mm.next_vpn = start + pages + 16
         inode = file.inode if file is not None else None
         if inode is None and shared:
             inode = mm.vm.shmem_kernel_file(pages)
         offset = pgoff if inode is not None else start
         vma = Vma(mm, start, start + pages, shared=shared, inode=inode, pgoff=offset, writable=writable)
+        vma.huge = huge
         mm.vmas.append(vma)
         link_file(vma)
         return vma
@@ -162,10 +211,7 @@ def munmap(mm: Mm, vma: Vma) -> None:
 
 def unmap_vma(mm: Mm, vma: Vma) -> None:
     """Zap the entries of an area, unlink it from its reverse maps, forget it. Under mmap_lock."""
-    for vpn, table in mm.populated(vma.start, vma.end):
-        with table.lock:
-            if vpn in table.entries:
-                zap_entry(vma, vpn, table)
+    zap_page_range(vma, vma.start, vma.end)
     unlink_anon_vmas(vma)
     if vma.mapping is not None:
         with vma.mapping.i_mmap_rwsem.write():
@@ -175,13 +221,36 @@ def unmap_vma(mm: Mm, vma: Vma) -> None:
     mm.vmas.remove(vma)
 
 
+def zap_page_range(vma: Vma, start: int, end: int) -> None:
+    """Everything that is mapped in start .. end-1 of an area goes; a huge entry across a border is split."""
+    mm = vma.mm
+    for first, table in list(mm.huge_tables(start, end)):
+        with table.lock:
+            if table.huge is None:
+                continue
+            if first < start or end < first + PTRS_PER_PTE:
+                split_huge_pmd(vma, first, table)
+                continue
+            zap_huge_pmd(vma, table)
+    for vpn, table in mm.populated(start, end):
+        with table.lock:
+            if vpn in table.entries:
+                zap_entry(vma, vpn, table)
+
+
+def discard(mm: Mm, vma: Vma, start: int, end: int) -> None:
+    """madvise(2) MADV_DONTNEED: the contents go, the area stays."""
+    with mm.mmap_lock.read():
+        zap_page_range(vma, start, end)
+
+
 def exit_mmap(mm: Mm) -> None:
     """The last user is gone: everything goes, page tables too."""
     with mm.mmap_lock.write():
         for vma in list(mm.vmas):
             unmap_vma(mm, vma)
         for table in mm.tables.values():
-            if table.entries:
+            if table.entries or table.huge:
                 raise KernelBug(f"page table of {mm.name} has entries outside every area")
             table.page.flags &= ~pg.PGTABLE
             put_page(table.page)
@@ -198,7 +267,7 @@ def dup_mmap(parent: Mm, child: Mm) -> None:
 
 def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
     """One area with its entries; a lock in memory is not inherited."""
-    copy = Vma(
+    copy = Vma(  # MADV_HUGEPAGE is inherited
         child,
         vma.start,
         vma.end,
@@ -207,10 +276,13 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
         pgoff=vma.pgoff,
         writable=vma.writable,
     )
+    copy.huge = vma.huge
     anon_vma_fork(copy, vma)
     child.vmas.append(copy)
     link_file(copy)
     if vma_needs_copy(vma):
+        for first, table in list(parent.huge_tables(vma.start, vma.end)):
+            _copy_huge_pmd(vma, copy, first, table)
         for vpn, table in parent.populated(vma.start, vma.end):
             _copy_entry(vma, copy, vpn, table)
 
@@ -218,6 +290,29 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
 def vma_needs_copy(vma: Vma) -> bool:
     """A child finds the pages of a file by its own faults: only what is nowhere else is copied."""
     return vma.mapping is None or vma.anon_vma is not None or vma.drivers
+
+
+def _copy_huge_pmd(vma: Vma, copy: Vma, first: int, table: PageTable) -> None:
+    """copy_huge_pmd(): share the folio, read-only; a pinned one is split and copied page by page, a file's
+    is left for the child to find."""
+    if vma.shared:
+        return
+    child_table = copy.mm.pmd_alloc(first)
+    with table.lock, child_table.lock.nested():
+        pmd = table.huge
+        if pmd is None:
+            return
+        folio = pmd.page
+        if folio is vma.mm.vm.huge_zero_folio:
+            child_table.huge = Pmd(folio, writable=False)
+            return
+        if folio.exclusive and folio.maybe_dma_pinned:
+            split_huge_pmd(vma, first, table)
+            return
+        pmd.writable = folio.exclusive = False
+        get_page(folio)
+        folio_add_rmap_pmd(folio, copy)
+        child_table.huge = Pmd(folio, writable=False, dirty=pmd.dirty)
 
 
 def _copy_entry(vma: Vma, copy: Vma, vpn: int, table: PageTable) -> None:

@@ -1,10 +1,12 @@
 """Page frames: struct page, its flags, its counts, the folio lock (include/linux/mm_types.h, mm/filemap.c).
 
-A folio is its head page here; the kernel's folio functions take the head. Frames come into being the
-first time somebody looks at them, so a machine of a million frames costs no more than the part used.
+A folio is its head page here; what the kernel calls folio takes the head, and variables of that name hold
+one. All flags but the poison mark, the references, the lock, the mapping and its index are the folio's and
+kept in its head; contents, the poison mark and the count of own mappings are each page's. Frames come into
+being the first time somebody looks at them: a machine of a million frames costs no more than the part used.
 
 What protects what:
-* ``flags``, ``refcount``, ``mapcount``: atomic operations only;
+* ``flags``, ``refcount``, ``mapcount`` and the other counts: atomic operations only;
 * ``mapping``, ``index``: stable while the folio lock is held, without it good for a guess;
 * ``private``: the owner's lock (page cache: folio lock; buddy: zone lock);
 * ``content``: whoever may write to the frame; a label that stands for 4096 bytes.
@@ -12,6 +14,7 @@ What protects what:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
 from greenlet import GreenletExit
@@ -66,10 +69,13 @@ class Page:
     __slots__ = (
         "bad",
         "content",
+        "entire_mapcount",
         "exclusive",
         "flags",
+        "has_hwpoisoned",
         "head",
         "index",
+        "large_mapcount",
         "lock_owner",
         "mapcount",
         "mapping",
@@ -77,6 +83,7 @@ class Page:
         "order",
         "paths",
         "pfn",
+        "pincount",
         "private",
         "refcount",
         "vm",
@@ -90,7 +97,10 @@ class Page:
         self.pfn = pfn
         self.flags = 0
         self.refcount = 0
-        self.mapcount = 0  # page table entries that map it
+        self.mapcount = 0  # page table entries that map this page; not those that map all of a folio
+        self.entire_mapcount = 0  # of a large folio: entries that map all of it at once
+        self.large_mapcount = 0  # of a large folio: all entries that map it or a part of it
+        self.pincount = 0  # of a large folio: long-term pins; one page alone has them in its refcount
         self.mapping: AddressSpace | AnonVma | None = None
         self.index = 0  # page offset in the mapping
         self.mlock_count = 0  # locked mappings, kept while on the unevictable list; under lru_lock
@@ -98,6 +108,7 @@ class Page:
         self.content: str = ZEROS
         self.head: Page = self  # of its compound page
         self.order = 0  # of the compound page, in the head
+        self.has_hwpoisoned = False  # in the head: one of the pages is bad (PG_has_hwpoisoned)
         self.exclusive = False  # PG_anon_exclusive: one process only can have it; under ptl
         self.bad = False  # the memory itself cannot be read any more, whoever knows it
         self.lock_owner: Path | None = None
@@ -112,16 +123,55 @@ class Page:
     @property
     def anon(self) -> bool:
         """folio_test_anon(): the mapping is an anonymous reverse map, not a file."""
-        return self.mapping is not None and self.mapping.is_anon
+        mapping = self.head.mapping
+        return mapping is not None and mapping.is_anon
 
     @property
     def mapped(self) -> bool:
-        return self.mapcount > 0
+        """folio_mapped(); of a page within a folio: is it mapped by itself, or with all of the folio?"""
+        if self.head is self:
+            return self.mapcount > 0 or self.large_mapcount > 0
+        return self.mapcount > 0 or self.head.entire_mapcount > 0
 
     @property
     def maybe_dma_pinned(self) -> bool:
-        """folio_maybe_dma_pinned(): a guess from the count, as the kernel makes it."""
-        return self.refcount >= GUP_PIN_COUNTING_BIAS
+        """folio_maybe_dma_pinned(): for a single page a guess from the count, as the kernel makes it."""
+        folio = self.head
+        return folio.pincount > 0 if folio.order else folio.refcount >= GUP_PIN_COUNTING_BIAS
+
+    @property
+    def nr_pages(self) -> int:
+        """folio_nr_pages()."""
+        return 1 << self.order
+
+    @property
+    def offset(self) -> int:
+        """folio_page_idx(): which page of its folio it is."""
+        return self.pfn - self.head.pfn
+
+    @property
+    def file_index(self) -> int:
+        """page_pgoff(): where this page is in the mapping of its folio."""
+        return self.head.index + self.offset
+
+    def pages(self) -> Iterator[Page]:
+        """The pages of this folio, itself first."""
+        if not self.order:
+            yield self
+            return
+        page = self.vm.zone.page
+        for pfn in range(self.pfn, self.pfn + (1 << self.order)):
+            yield page(pfn)
+
+
+def folio_page(folio: Page, index: int) -> Page:
+    """folio_file_page(): the page of a folio for this offset in its mapping."""
+    return folio if not folio.order else folio.vm.zone.page(folio.pfn + index - folio.index)
+
+
+def folio_mapcount(folio: Page) -> int:
+    """How many page table entries map the folio or a part of it."""
+    return folio.large_mapcount if folio.order else folio.mapcount
 
 
 def set_flags(page: Page, mask: int) -> None:
@@ -134,8 +184,13 @@ def clear_flags(page: Page, mask: int) -> None:
 
 def get_page(page: Page) -> None:
     """Take one more reference; the caller has one already."""
-    if atomic_add(page.head, "refcount", 1) == 1:
-        raise KernelBug(f"get_page() of the free {page}")
+    folio_ref_add(page.head, 1)
+
+
+def folio_ref_add(folio: Page, count: int) -> None:
+    """Take so many references; the caller has one already."""
+    if atomic_add(folio, "refcount", count) == count:
+        raise KernelBug(f"get_page() of the free {folio}")
 
 
 def folio_try_get(page: Page) -> bool:
@@ -145,9 +200,13 @@ def folio_try_get(page: Page) -> bool:
 
 def put_page(page: Page) -> None:
     """Give a reference back; the last one frees the page."""
-    page = page.head
-    if atomic_add(page, "refcount", -1) == 0:
-        folio_put_last(page)
+    folio_put_refs(page.head, 1)
+
+
+def folio_put_refs(folio: Page, count: int) -> None:
+    """Give so many references back."""
+    if atomic_add(folio, "refcount", -count) == 0:
+        folio_put_last(folio)
 
 
 def folio_put_last(page: Page) -> None:
@@ -168,6 +227,7 @@ def folio_ref_unfreeze(page: Page, count: int) -> None:
 
 def folio_lock(page: Page, *, nested: bool = False) -> None:
     """Take the folio lock (PG_locked), waiting for it. Sleeps; the caller holds a reference."""
+    page = page.head
     paths = page.paths
     if paths.chooser is not None:
         paths.point(Op.ACQUIRE, page)
@@ -184,6 +244,7 @@ def folio_lock(page: Page, *, nested: bool = False) -> None:
 
 
 def folio_trylock(page: Page) -> bool:
+    page = page.head
     paths = page.paths
     if paths.chooser is not None:
         paths.point(Op.TRYLOCK, page)
@@ -196,6 +257,7 @@ def folio_trylock(page: Page) -> bool:
 
 
 def folio_unlock(page: Page) -> None:
+    page = page.head
     paths = page.paths
     if paths.chooser is not None:
         paths.point(Op.RELEASE, page)

@@ -147,10 +147,11 @@ class Zone:
                 self.page(tail).head = page
         return page
 
-    def alloc_zeroed(self) -> Page:
-        page = self.alloc_pages()
-        page.content = ZEROS
-        return page
+    def alloc_zeroed(self, order: int = 0) -> Page:
+        folio = self.alloc_pages(order)
+        for page in folio.pages():
+            page.content = ZEROS
+        return folio
 
     def _take_from_pcp(self) -> Page | None:
         with self.pcp_lock:
@@ -186,23 +187,16 @@ class Zone:
         return not bad
 
     def free_pages(self, page: Page, order: int = 0) -> None:
-        """The last reference is gone. A bad single page stays out of the lists for ever."""
-        wrong = page.flags & PAGE_FLAGS_CHECK_AT_FREE
-        if wrong or page.mapcount or page.refcount:
-            raise KernelBug(
-                f"freeing {page} with flags {pg.names(wrong)}, "
-                f"mapcount {page.mapcount}, refcount {page.refcount}"
-            )
-        poisoned = page.flags & pg.HWPOISON
-        page.mapping = None
-        page.private = None
-        page.exclusive = False
-        page.flags = poisoned
-        if poisoned and order == 0:
-            return
-        for tail in range(page.pfn + 1, page.pfn + (1 << order)):
-            self.page(tail).head = self.page(tail)
+        """The last reference is gone. A bad single page stays out of the lists for ever.
+
+        One that is bad within a larger block goes back with it: nobody looks at the parts.
+        """
+        for part in page.pages() if order else (page,):
+            _free_page_prepare(part)
         page.order = 0
+        page.has_hwpoisoned = False
+        if order == 0 and page.flags & pg.HWPOISON:
+            return
         if order == 0 and self._free_to_pcp(page):
             return
         with self.lock:
@@ -259,3 +253,18 @@ class Zone:
                 yield from range(start, start + (1 << order))
         for pages in self.pcp.values():
             yield from (page.pfn for page in pages)
+
+
+def _free_page_prepare(page: Page) -> None:
+    """free_pages_prepare() of one page: it must not be in use; it belongs to nobody, and to no folio."""
+    wrong = page.flags & PAGE_FLAGS_CHECK_AT_FREE
+    if wrong or page.mapcount or page.large_mapcount or page.entire_mapcount or page.refcount:
+        raise KernelBug(
+            f"freeing {page} with flags {pg.names(wrong)}, "
+            f"mapcount {page.mapcount or page.large_mapcount}, refcount {page.refcount}"
+        )
+    page.mapping = None
+    page.private = None
+    page.exclusive = False
+    page.flags &= pg.HWPOISON
+    page.head = page

@@ -25,19 +25,22 @@ def stable_page_flags(vm: Machine, pfn: int) -> int:
     word = int(page.flags)
     if page.head is not page:  # the flags are the head's, the poison mark is the page's own
         own = pg.COMPOUND_HEAD | pg.HWPOISON
-        word = page.head.flags & ~own | page.flags & pg.HWPOISON | pg.COMPOUND_TAIL
+        of_folio = page.head.flags & (~own if vm.traits.tails_show_folio else pg.SLAB)
+        word = of_folio | page.flags & pg.HWPOISON | pg.COMPOUND_TAIL
+    if page.head.order and (page.head.flags & pg.LRU or page.anon):
+        word |= pg.THP
     if page.mapped:
         word |= pg.MMAP
     if page.anon:
         word |= pg.ANON
-    if page is vm.zero_page:
+    if page is vm.zero_page or page.head is vm.huge_zero_folio:
         word |= pg.ZERO_PAGE
     return word
 
 
 def page_count(page: Page) -> int:
     """The /proc/kpagecount word: page table entries that map it, not references."""
-    return page.mapcount
+    return page.mapcount + page.head.entire_mapcount
 
 
 def pagemap_entry(mm: Mm, vpn: int) -> int:

@@ -23,6 +23,52 @@ class Pte:
         self.young = True
 
 
+class Pmd:
+    """A present entry one level up, which maps all of a large folio (pmd_trans_huge())."""
+
+    __slots__ = ("_views", "dirty", "page", "writable", "young")
+
+    def __init__(self, folio: Page, *, writable: bool, dirty: bool = False) -> None:
+        self.page = folio
+        self.writable = writable
+        self.dirty = dirty
+        self.young = True
+        self._views: dict[int, HugePte] = {}
+
+    def pte(self, number: int) -> HugePte:
+        """One page of it, in the form of an entry: always the same object for the same page."""
+        view = self._views.get(number)
+        if view is None:
+            view = self._views[number] = HugePte(self, self.page.vm.zone.page(self.page.pfn + number))
+        return view
+
+
+class HugePte(Pte):
+    """A page seen through an entry that maps all of its folio: to be looked at, not to be replaced."""
+
+    __slots__ = ("pmd",)
+
+    def __init__(self, pmd: Pmd, page: Page) -> None:
+        self.pmd = pmd
+        super().__init__(page, writable=pmd.writable, dirty=pmd.dirty)
+
+    @property
+    def writable(self) -> bool:
+        return self.pmd.writable
+
+    @writable.setter
+    def writable(self, on: bool) -> None:
+        self.pmd.writable = on
+
+    @property
+    def dirty(self) -> bool:
+        return self.pmd.dirty
+
+    @dirty.setter
+    def dirty(self, on: bool) -> None:
+        self.pmd.dirty = on
+
+
 @dataclass(frozen=True, slots=True)
 class SwapPte:
     """The page is in swap, or on its way there. ``entry`` names the slot, which may be this entry's alone."""

@@ -15,14 +15,16 @@ from hwpoison.abi import pageflags as pg
 
 from .filemap import folio_mark_dirty
 from .inode import AddressSpace
-from .locks import KernelBug, RwSem, atomic_add
-from .page import Page, put_page
+from .locks import KernelBug, RwSem, atomic_add, atomic_add_each
+from .page import Page, folio_mapcount, folio_ref_add, put_page
 from .pte import MigrationPte, PoisonPte, Pte, SwapPte
 
 if TYPE_CHECKING:
     from .machine import Machine
     from .mmap import PageTable, Vma
 
+HPAGE_NR = 512
+"""Pages of a folio that one entry can map whole (HPAGE_PMD_NR)."""
 TTU_HWPOISON = 1
 """Leave poison entries behind, so that every later touch is stopped."""
 TTU_IGNORE_MLOCK = 2
@@ -77,11 +79,18 @@ def areas(mapping: AddressSpace | AnonVma, index: int) -> Iterator[tuple[Vma, in
 
     The caller holds the semaphore of the list.
     """
+    for vma, vpn, _end in area_ranges(mapping, index, 1):
+        yield vma, vpn
+
+
+def area_ranges(mapping: AddressSpace | AnonVma, index: int, count: int) -> Iterator[tuple[Vma, int, int]]:
+    """(area, first and end page number in it) for every area that covers some of these offsets."""
     vmas = mapping.vmas if isinstance(mapping, AnonVma) else mapping.i_mmap
     for vma in vmas:
         vpn = vma.start + index - vma.pgoff
-        if vma.start <= vpn < vma.end:
-            yield vma, vpn
+        first, end = max(vma.start, vpn), min(vma.end, vpn + count)
+        if first < end:
+            yield vma, first, end
 
 
 def rmap_sem(mapping: AddressSpace | AnonVma) -> RwSem:
@@ -95,36 +104,64 @@ def page_mapped_in_vma(page: Page, vma: Vma, vpn: int) -> bool:
     if table is None:
         return False
     with table.lock:
-        entry = table.entries.get(vpn)
+        entry = table.entry(vpn)
         return isinstance(entry, Pte) and entry.page is page
 
 
-def rmap_walk(page: Page, visit: Callable[[Vma, int, PageTable, Pte], bool]) -> None:
-    """Call ``visit`` under the page table lock for each entry that maps the page; False stops the walk.
+Visit = Callable[["Vma", int, "PageTable", Pte], bool]
+VisitHuge = Callable[["Vma", int, "PageTable"], None]
 
-    The caller holds the folio lock, so ``page.mapping`` is stable.
+
+def rmap_walk(folio: Page, visit: Visit, huge: VisitHuge | None = None) -> None:
+    """Call ``visit`` under the page table lock for each entry that maps a page of the folio; False stops it.
+
+    An entry that maps all of it goes to ``huge`` first, which may split it or take it away; without one
+    it is split. The caller holds the folio lock, so ``folio.mapping`` is stable.
     """
-    mapping = page.mapping
+    mapping = folio.mapping
     if mapping is None:
         return
     with rmap_sem(mapping).read():
-        for vma, vpn in list(areas(mapping, page.index)):
-            table = vma.mm.table(vpn)
-            if table is None:
-                continue
-            with table.lock:
-                entry = table.entries.get(vpn)
-                if isinstance(entry, Pte) and entry.page is page and not visit(vma, vpn, table, entry):
+        for vma, first, end in list(area_ranges(mapping, folio.index, folio.nr_pages)):
+            for vpn in range(first, end):
+                table = vma.mm.table(vpn)
+                if table is None:
+                    continue
+                with table.lock:
+                    if table.huge is not None and table.huge.page is folio:
+                        (huge or split_huge_pmd)(vma, vpn, table)
+                    entry = table.entries.get(vpn)
+                    if not isinstance(entry, Pte) or entry.page.head is not folio:
+                        continue
+                    if not visit(vma, vpn, table, entry):
+                        return
+                if not folio.mapped:
                     return
-            if not page.mapped:
-                return
 
 
 def page_add_rmap(page: Page, vma: Vma) -> None:
     """One more entry maps the page; under the page table lock, with a reference of the entry's own."""
     atomic_add(page, "mapcount", 1)
-    if vma.locked:
+    if page.head.order:
+        atomic_add(page.head, "large_mapcount", 1)
+    elif vma.locked:
         page.vm.lru.mlock_folio(page)
+
+
+def folio_add_rmap_pmd(folio: Page, vma: Vma) -> None:
+    """One more entry maps all of a large folio; under the page table lock, with a reference of its own."""
+    atomic_add(folio, "entire_mapcount", 1)
+    atomic_add(folio, "large_mapcount", 1)
+    if vma.locked:
+        folio.vm.lru.mlock_folio(folio)
+
+
+def folio_remove_rmap_pmd(folio: Page, vma: Vma) -> None:
+    """One such entry less; under the page table lock."""
+    atomic_add(folio, "entire_mapcount", -1)
+    atomic_add(folio, "large_mapcount", -1)
+    if vma.locked:
+        folio.vm.lru.munlock_folio(folio)
 
 
 def new_anon_page(vma: Vma, vpn: int, content: str) -> Page:
@@ -145,8 +182,53 @@ def new_anon_page(vma: Vma, vpn: int, content: str) -> Page:
 def page_remove_rmap(page: Page, vma: Vma) -> None:
     """One entry less; under the page table lock."""
     atomic_add(page, "mapcount", -1)
-    if vma.locked:
+    if page.head.order:
+        atomic_add(page.head, "large_mapcount", -1)
+    elif vma.locked:
         page.vm.lru.munlock_folio(page)
+
+
+def split_huge_pmd(vma: Vma, vpn: int, table: PageTable) -> None:
+    """__split_huge_pmd(): entries of their own in place of the one for all; under the page table lock.
+
+    A file's are not filled in: the next fault finds the page in the file.
+    """
+    pmd, table.huge = table.huge, None
+    if pmd is None:
+        return
+    folio = pmd.page
+    table.deposited = not (folio.anon or folio is vma.mm.vm.huge_zero_folio)
+    first = vpn & -HPAGE_NR
+    if folio is vma.mm.vm.huge_zero_folio:
+        zero = vma.mm.vm.zero_page
+        table.entries.update((first + n, Pte(zero, writable=False)) for n in range(HPAGE_NR))
+        return
+    if pmd.dirty:
+        folio_mark_dirty(folio)
+    if not folio.anon:
+        folio_remove_rmap_pmd(folio, vma)
+        put_page(folio)
+        return
+    pages = list(folio.pages())
+    folio_ref_add(folio, HPAGE_NR - 1)
+    atomic_add_each(folio, pages, "mapcount", 1)
+    atomic_add(folio, "large_mapcount", HPAGE_NR)
+    folio_remove_rmap_pmd(folio, vma)
+    for number, page in enumerate(pages):
+        page.exclusive = folio.exclusive
+        table.entries[first + number] = Pte(page, writable=pmd.writable, dirty=pmd.dirty)
+
+
+def zap_huge_pmd(vma: Vma, table: PageTable) -> None:
+    """An entry that maps a whole folio goes, with what it holds; under the page table lock."""
+    pmd, table.huge = table.huge, None
+    if pmd is None or pmd.page is vma.mm.vm.huge_zero_folio:
+        return
+    folio = pmd.page
+    if pmd.dirty and not folio.anon:
+        folio_mark_dirty(folio)
+    folio_remove_rmap_pmd(folio, vma)
+    put_page(folio)
 
 
 def folio_mkclean(page: Page) -> bool:
@@ -160,8 +242,14 @@ def folio_mkclean(page: Page) -> bool:
             entry.dirty = entry.writable = False
         return True
 
+    def clean_all(_vma: Vma, _vpn: int, table: PageTable) -> None:
+        nonlocal found
+        if table.huge is not None:
+            found = found or table.huge.dirty
+            table.huge.dirty = table.huge.writable = False
+
     if page.mapped:
-        rmap_walk(page, clean)
+        rmap_walk(page, clean, clean_all)
     return found
 
 
@@ -178,17 +266,19 @@ def try_to_unmap(page: Page, flags: int) -> None:
             return False
         if entry.dirty:
             folio_mark_dirty(page)
-        if flags & TTU_HWPOISON and page.flags & pg.HWPOISON:
-            table.entries[vpn] = PoisonPte(page.pfn, file=not page.anon)
+        part = entry.page
+        if flags & TTU_HWPOISON and part.flags & pg.HWPOISON:
+            table.entries[vpn] = PoisonPte(part.pfn, file=not page.anon)
         elif page.anon:
             if not page.flags & pg.SWAPCACHE or not isinstance(page.private, int):
                 return False  # nowhere to go: no slot in swap
-            page.vm.swap.duplicate(page.private)
-            table.entries[vpn] = SwapPte(page.private, page.exclusive)
-            page.exclusive = False
+            slot = page.private + part.offset
+            page.vm.swap.duplicate(slot)
+            table.entries[vpn] = SwapPte(slot, part.exclusive)
+            part.exclusive = False
         else:
             del table.entries[vpn]
-        page_remove_rmap(page, vma)
+        page_remove_rmap(part, vma)
         if vma.locked:
             page.vm.lru.add_drain(page.paths.current.cpu)
         put_page(page)
@@ -205,9 +295,13 @@ def unmap_mapping_folio(page: Page) -> None:
         zap_entry(vma, vpn, table)
         return True
 
-    rmap_walk(page, zap)
+    def zap_all(vma: Vma, _vpn: int, table: PageTable) -> None:
+        zap_huge_pmd(vma, table)
+
+    rmap_walk(page, zap, zap_all)
     if page.mapped:
-        raise KernelBug(f"{page} is still mapped {page.mapcount} times after unmap_mapping_folio()")
+        left = folio_mapcount(page)
+        raise KernelBug(f"{page} is still mapped {left} times after unmap_mapping_folio()")
 
 
 def unmap_mapping_range(mapping: AddressSpace, start: int, end: int, *, even_cows: bool) -> None:
@@ -219,6 +313,14 @@ def unmap_mapping_range(mapping: AddressSpace, start: int, end: int, *, even_cow
         for vma in list(mapping.i_mmap):
             first = max(vma.start, vma.start + start - vma.pgoff)
             last = min(vma.end, vma.start + end - vma.pgoff)
+            for there, table in list(vma.mm.huge_tables(first, last)):
+                with table.lock:
+                    if table.huge is None or (table.huge.page.anon and not even_cows):
+                        continue
+                    if first <= there and there + HPAGE_NR <= last:
+                        zap_huge_pmd(vma, table)
+                    else:
+                        split_huge_pmd(vma, there, table)
             for vpn, table in vma.mm.populated(first, last):
                 with table.lock:
                     entry = table.entries.get(vpn)
@@ -237,8 +339,8 @@ def zap_entry(vma: Vma, vpn: int, table: PageTable) -> None:
         if page is vma.mm.vm.zero_page:
             return
         if entry.dirty and not page.anon:
-            folio_mark_dirty(page)
+            folio_mark_dirty(page.head)
         page_remove_rmap(page, vma)
-        if page.flags & pg.SWAPCACHE and not page.mapped:
-            page.vm.swap.free_swap_cache(page)
+        if page.head.flags & pg.SWAPCACHE and not page.head.mapped:
+            page.vm.swap.free_swap_cache(page.head)
         put_page(page)

@@ -12,20 +12,26 @@ from hwpoison.abi.signals import Errno
 from .filemap import filemap_add_folio, filemap_lock_folio, folio_mark_dirty
 from .inode import AddressSpace, File, SysError
 from .locks import KernelBug
-from .page import ZEROS, Page, clear_flags, folio_unlock, put_page, set_flags
+from .page import ZEROS, Page, clear_flags, folio_page, folio_unlock, put_page, set_flags
+from .page_alloc import OutOfMemory
 from .rmap import TTU_IGNORE_MLOCK, try_to_unmap
 from .swap import shmem_swapin_folio
 
+HPAGE_ORDER = 9
 
-def shmem_get_folio(mapping: AddressSpace, index: int) -> Page:
-    """The page, locked, with a reference: from the cache, from swap, or new and full of zeros."""
-    page = _find_or_make(mapping, index, make=True)
+
+def shmem_get_folio(mapping: AddressSpace, index: int, *, huge: bool = False) -> Page:
+    """The folio, locked, with a reference: from the cache, from swap, or new and full of zeros.
+
+    ``huge``: a new one may be as large as an entry can map, for an area that is marked for that.
+    """
+    page = _find_or_make(mapping, index, make=True, huge=huge)
     if page is None:
         raise KernelBug(f"page {index} of {mapping.host} was neither found nor made")
     return page
 
 
-def _find_or_make(mapping: AddressSpace, index: int, *, make: bool) -> Page | None:
+def _find_or_make(mapping: AddressSpace, index: int, *, make: bool, huge: bool = False) -> Page | None:
     """As shmem_get_folio(); None for a hole unless a page is to be made (SGP_READ)."""
     while True:
         page = filemap_lock_folio(mapping, index)
@@ -34,22 +40,36 @@ def _find_or_make(mapping: AddressSpace, index: int, *, make: bool) -> Page | No
         if page is None and index not in mapping.swap_entries:
             if not make:
                 return None
-            page = mapping.vm.zone.alloc_zeroed()
-            if not filemap_add_folio(mapping, page, index):
-                put_page(page)
-                page = None
-            else:
+            page = new_huge_folio(mapping, index) if huge else None
+            if page is None:
+                page = mapping.vm.zone.alloc_zeroed()
+                if not filemap_add_folio(mapping, page, index):
+                    put_page(page)
+                    page = None
+            if page is not None:
                 set_flags(page, pg.UPTODATE)
         if page is not None:
             return page
 
 
-def _refuse_bad(mapping: AddressSpace, page: Page) -> None:
-    """A bad page is kept in the file only to say so."""
-    if page.flags & pg.HWPOISON:
-        folio_unlock(page)
-        put_page(page)
-        raise SysError(Errno.EIO, f"page {page.index} of {mapping.host.name} is bad memory")
+def new_huge_folio(mapping: AddressSpace, index: int) -> Page | None:
+    """A folio of 512 pages in the file around this offset; None if there is no room or no memory for one."""
+    try:
+        folio = mapping.vm.zone.alloc_zeroed(HPAGE_ORDER)
+    except OutOfMemory:
+        return None
+    if filemap_add_folio(mapping, folio, index >> HPAGE_ORDER << HPAGE_ORDER):
+        return folio
+    put_page(folio)
+    return None
+
+
+def _refuse_bad(mapping: AddressSpace, folio: Page, index: int, *, all_of_it: bool = False) -> None:
+    """A bad page is kept in the file only to say so; ``all_of_it``: any page of the folio counts."""
+    if folio_page(folio, index).flags & pg.HWPOISON or (all_of_it and folio.has_hwpoisoned):
+        folio_unlock(folio)
+        put_page(folio)
+        raise SysError(Errno.EIO, f"page {index} of {mapping.host.name} is bad memory")
 
 
 def shmem_read(file: File, index: int) -> str:
@@ -60,24 +80,25 @@ def shmem_read(file: File, index: int) -> str:
     page = _find_or_make(mapping, index, make=False)
     if page is None:
         return ZEROS
-    _refuse_bad(mapping, page)
+    _refuse_bad(mapping, page, index)
     folio_unlock(page)
-    data = mapping.vm.kernel_reads(page)
+    data = mapping.vm.kernel_reads(folio_page(page, index))
     put_page(page)
     return data
 
 
-def shmem_write(file: File, index: int, data: str) -> None:
-    """write(2) of one whole page."""
+def shmem_write(file: File, index: int, data: str, pages: int = 1) -> None:
+    """write(2) of whole pages."""
     inode = file.inode
     with inode.i_rwsem.write():
-        page = shmem_get_folio(inode.mapping, index)
-        _refuse_bad(inode.mapping, page)
-        inode.vm.kernel_writes(page, data)
-        inode.size = max(inode.size, index + 1)
-        folio_mark_dirty(page)
-        folio_unlock(page)
-        put_page(page)
+        for there in range(index, index + pages):
+            folio = shmem_get_folio(inode.mapping, there)
+            _refuse_bad(inode.mapping, folio, there, all_of_it=inode.vm.traits.shmem_write_refuses_folio)
+            inode.vm.kernel_writes(folio_page(folio, there), data)
+            inode.size = max(inode.size, there + 1)
+            folio_mark_dirty(folio)
+            folio_unlock(folio)
+            put_page(folio)
 
 
 def shmem_writepage(mapping: AddressSpace, page: Page) -> bool:

@@ -190,11 +190,11 @@ class SwapArea:
         if not isinstance(slot, int):
             raise KernelBug(f"{page} is written to swap without a slot")
 
-        def store(data: str | None) -> None:
+        def store(data: list[str] | None) -> None:
             if data is None:
                 set_flags(page, pg.DIRTY)
             else:
-                self.contents[slot] = data
+                self.contents.update(enumerate(data, slot))
 
         folio_start_writeback(page)
         get_page(page)

@@ -17,13 +17,18 @@ from .filemap import (
     filemap_remove_folio,
     folio_cancel_dirty,
     folio_drop_buffers,
+    page_cache_delete,
 )
 from .inode import AddressSpace, Inode
 from .page import (
+    ZEROS,
     Page,
     folio_lock,
+    folio_page,
     folio_ref_freeze,
     folio_ref_unfreeze,
+    folio_try_get,
+    folio_trylock,
     folio_unlock,
     folio_wait_writeback,
     put_page,
@@ -31,6 +36,7 @@ from .page import (
 )
 from .response import Response, delete_from_lru_cache
 from .rmap import unmap_mapping_folio, unmap_mapping_range
+from .split import split_folio
 
 
 def truncate_inode_folio(mapping: AddressSpace, page: Page) -> int:
@@ -59,15 +65,14 @@ def remove_mapping(mapping: AddressSpace, page: Page) -> bool:
     The count is frozen at zero while we look at the dirty bit, so nobody can find the page and
     dirty it in between (__remove_mapping(), mm/vmscan.c).
     """
-    if not folio_ref_freeze(page, 2):
+    references = 1 + page.nr_pages
+    if not folio_ref_freeze(page, references):
         return False
     if page.flags & pg.DIRTY:
-        folio_ref_unfreeze(page, 2)
+        folio_ref_unfreeze(page, references)
         return False
     with mapping.i_pages_lock:
-        del mapping.pages[page.index]
-        mapping.dirty.discard(page.index)
-        page.mapping = None
+        page_cache_delete(mapping, page)
     folio_ref_unfreeze(page, 1)
     return True
 
@@ -78,7 +83,7 @@ def mapping_evict_folio(mapping: AddressSpace | None, page: Page) -> bool:
         return False
     if page.flags & (pg.DIRTY | pg.WRITEBACK):
         return False
-    if page.refcount > 2 + bool(page.flags & pg.PRIVATE):
+    if page.refcount > 1 + page.nr_pages + bool(page.flags & pg.PRIVATE):
         return False
     if not filemap_release_folio(page):
         return False
@@ -88,16 +93,55 @@ def mapping_evict_folio(mapping: AddressSpace | None, page: Page) -> bool:
 def truncate_inode_pages_range(mapping: AddressSpace, start: int, end: int) -> None:
     """Remove all pages with start <= index < end, waiting for writeback of each."""
     for index in sorted(i for i in mapping.pages if start <= i < end):
-        page = filemap_get_folio(mapping, index)
-        if page is None:
-            continue
-        folio_lock(page)
-        folio_wait_writeback(page)
-        truncate_inode_folio(mapping, page)
-        folio_unlock(page)
-        put_page(page)
+        while (folio := filemap_get_folio(mapping, index)) is not None:
+            folio_lock(folio)
+            folio_wait_writeback(folio)
+            if start <= folio.index and folio.index + folio.nr_pages <= end:
+                truncate_inode_folio(mapping, folio)
+                again = False
+            else:
+                folio, again = truncate_inode_partial_folio(mapping, folio, start, end)
+            folio_unlock(folio)
+            put_page(folio)
+            if not again:
+                break
     if mapping.fs.swap_backed:
         mapping.vm.swap.free_file_range(mapping, start, end)
+
+
+def truncate_inode_partial_folio(
+    mapping: AddressSpace, folio: Page, start: int, end: int
+) -> tuple[Page, bool]:
+    """A locked folio that reaches beyond the range: zeros inside, and it is split if it can be.
+
+    Returns the folio that has lock and reference now, and whether there is more to remove.
+    """
+    if folio.mapping is not mapping:
+        return folio, False
+    first, last = max(start, folio.index), min(end, folio.index + folio.nr_pages)
+    for index in range(first, last):
+        folio_page(folio, index).content = ZEROS
+    at = folio_page(folio, first) if mapping.vm.traits.splits_around else None
+    after = folio_page(folio, last) if last < folio.index + folio.nr_pages else None
+    if split_folio(folio, mapping.fs.min_order, at=at) == 0:
+        if at is not None and after is not None and after.head.order:
+            _split_once_more(after)
+        return folio, True
+    if not folio.flags & pg.DIRTY:
+        truncate_inode_folio(mapping, folio)
+    return folio, False
+
+
+def _split_once_more(page: Page) -> None:
+    """The other border of the range, as far as that works at once (try_folio_split())."""
+    folio = page.head
+    if not folio_try_get(folio):
+        return
+    if folio_trylock(folio):
+        if folio.order:
+            split_folio(folio, at=page)
+        folio_unlock(folio)
+    put_page(folio)
 
 
 def truncate(inode: Inode, size: int) -> None:
@@ -163,7 +207,7 @@ def give_up_clean_folio(page: Page) -> Response:
         return Response(MfResult.FAILED, None, "the file let go of the page meanwhile", source)
     if not isinstance(mapping, AddressSpace):
         return Response(MfResult.RECOVERED, None, "anonymous: everybody who mapped it let go of it", source)
-    kept = int(mapping.fs.swap_backed)
+    kept = page.nr_pages if mapping.fs.swap_backed else 0
     if mapping.fs.error_remove is None:
         if mapping_evict_folio(mapping, page):
             return Response(MfResult.RECOVERED, kept, "dropped from the page cache", source)

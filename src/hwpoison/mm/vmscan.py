@@ -9,14 +9,17 @@ from .inode import AddressSpace
 from .page import (
     Page,
     clear_flags,
+    folio_mapcount,
     folio_try_get,
     folio_trylock,
     folio_unlock,
+    get_page,
     put_page,
     set_flags,
 )
 from .rmap import try_to_unmap
 from .shmem import shmem_writepage
+from .split import split_folio
 from .swap import release_frozen
 from .truncate import remove_mapping
 
@@ -28,6 +31,8 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     as it does when somebody looks at it again at once.
     """
     page.vm.lru.add_drain_all()
+    if page.head.order and not _split_first(page):
+        return False
     if not folio_try_get(page):
         return False
     isolated = page.vm.lru.isolate(page)
@@ -51,6 +56,20 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     folio_unlock(page)
     page.vm.lru.putback(page)
     return False
+
+
+def _split_first(page: Page) -> bool:
+    """madvise(2) MADV_PAGEOUT of a part of a large folio splits it (madvise_cold_or_pageout_pte_range())."""
+    folio = page.head
+    if folio_mapcount(folio) != 1 and folio.entire_mapcount:
+        return False  # mapped by several processes, or not only as a whole
+    get_page(folio)
+    done = folio_trylock(folio)
+    if done:
+        done = split_folio(page) == 0
+        folio_unlock(page if done else folio)
+    put_page(page)
+    return done
 
 
 def _write_out(page: Page) -> bool:

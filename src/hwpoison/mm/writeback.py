@@ -5,7 +5,13 @@ from __future__ import annotations
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
-from .filemap import file_check_and_advance_wb_err, filemap_fdatawait, filemap_lock_folio, folio_mark_dirty
+from .filemap import (
+    file_check_and_advance_wb_err,
+    filemap_fdatawait,
+    filemap_lock_folio,
+    folio_attach_buffers,
+    folio_mark_dirty,
+)
 from .inode import AddressSpace, File
 from .locks import KernelBug
 from .page import Page, clear_flags, folio_start_writeback, folio_unlock, folio_wait_writeback, put_page
@@ -36,12 +42,14 @@ def write_folio(page: Page) -> None:
     if not isinstance(mapping, AddressSpace):
         raise KernelBug(f"{page} belongs to no file")
     inode, index = mapping.host, page.index
+    if inode.fs.state and page.order:
+        folio_attach_buffers(page)  # iomap keeps account of what is under way
 
-    def store(data: str | None) -> None:
+    def store(data: list[str] | None) -> None:
         if data is None:
             mapping.set_error(Errno.EIO)
         else:
-            inode.blocks[index] = data
+            inode.blocks.update(enumerate(data, index))
 
     folio_start_writeback(page)
     folio_unlock(page)

@@ -68,29 +68,32 @@ class Census:
     signals: dict[int, int]  # task pid → how many signals it had received
     already: bool  # it was bad before
     in_swap_cache: bool
+    large: bool  # one of several pages of a folio
     rewritten: bool = False  # since then the file got other contents here, or none
 
     @classmethod
     def take(cls, vm: Machine, pfn: int) -> Census:
         page = vm.zone.page(pfn)
-        mapping = page.mapping if isinstance(page.mapping, AddressSpace) else None
+        folio, index = page.head, page.file_index
+        mapping = folio.mapping if isinstance(folio.mapping, AddressSpace) else None
         on_disk = mapping is not None and mapping.can_writeback
-        block = mapping.host.blocks.get(page.index, ZEROS) if mapping is not None and on_disk else None
-        changing = page.flags & (pg.DIRTY | pg.WRITEBACK) or _dirty_in_page_tables(vm, page)
+        block = mapping.host.blocks.get(index, ZEROS) if mapping is not None and on_disk else None
+        changing = folio.flags & (pg.DIRTY | pg.WRITEBACK) or _dirty_in_page_tables(vm, page)
         return cls(
             pfn=pfn,
             content=page.content,
             last_copy=_is_last_copy(vm, page),
             users=tuple(_users(vm, page)),
             mapping=mapping,
-            index=page.index,
+            index=index,
             block=block,
             dirty=bool(changing),
             unwritten=on_disk and block != page.content and not changing,
             files=tuple((f, f.wb_err) for f in mapping.host.files) if mapping is not None else (),
             signals={t.pid: len(t.received) for leader in vm.tasks.values() for t in leader.threads},
             already=bool(page.flags & pg.HWPOISON),
-            in_swap_cache=bool(page.flags & pg.SWAPCACHE),
+            in_swap_cache=bool(folio.flags & pg.SWAPCACHE),
+            large=folio.order > 0,
         )
 
     def loss(self, failure: MemoryFailure) -> str | None:
@@ -139,18 +142,22 @@ def last_event(failure: MemoryFailure, pfn: int) -> Event | None:
 
 
 def _is_last_copy(vm: Machine, page: Page) -> bool:
-    mapping = page.mapping
+    mapping = page.head.mapping
     if page.flags & pg.SWAPCACHE and isinstance(page.private, int):
         return vm.swap.contents.get(page.private) != page.content
     if isinstance(mapping, AddressSpace):
-        on_disk = mapping.host.blocks.get(page.index, ZEROS) if mapping.can_writeback else None
+        on_disk = mapping.host.blocks.get(page.file_index, ZEROS) if mapping.can_writeback else None
         return on_disk != page.content
     return page.anon
 
 
 def _dirty_in_page_tables(vm: Machine, page: Page) -> bool:
     memories = {id(t.mm): t.mm for t in vm.tasks.values() if t.mm is not None}.values()
-    entries = (entry for mm in memories for table in mm.tables.values() for entry in table.entries.values())
+    tables = [table for mm in memories for table in mm.tables.values()]
+    entries = (entry for table in tables for entry in table.entries.values())
+    huge = [table.huge for table in tables if table.huge is not None]
+    if any(pmd.page is page.head and pmd.dirty for pmd in huge):
+        return True
     return any(isinstance(entry, Pte) and entry.page is page and entry.dirty for entry in entries)
 
 
@@ -159,13 +166,16 @@ def _users(vm: Machine, page: Page) -> Iterator[User]:
     for mm in {id(t.mm): t.mm for t in vm.tasks.values() if t.mm is not None}.values():
         tasks = tuple(thread for leader in mm.users for thread in leader.threads)
         for vma in mm.vmas:
+            for first, table in mm.huge_tables(vma.start, vma.end):
+                if table.huge is not None and table.huge.page is page.head:
+                    yield User(mm, first + page.offset, tasks, True)
             for vpn, table in mm.populated(vma.start, vma.end):
                 entry = table.entries[vpn]
                 if _refers(vm, entry, page):
                     yield User(mm, vpn, tasks, isinstance(entry, Pte))
-            covered = page.index - vma.pgoff + vma.start
-            over = page.mapping is not None and vma.mapping is page.mapping and vma.start <= covered < vma.end
-            if over and mm.entry(covered) is None:
+            covered = page.file_index - vma.pgoff + vma.start
+            ours = vma.mapping is not None and vma.mapping is page.head.mapping
+            if ours and vma.start <= covered < vma.end and mm.entry(covered) is None:
                 yield User(mm, covered, tasks, False)
 
 

@@ -55,7 +55,8 @@ def _forgotten_victims(vm: Machine, census: Census) -> Iterator[Broken]:
     for user in census.users:
         wanted = user.mapped or census.mapping is not None
         if wanted and _asked_early(vm, user) and not user.gone and not census.told(user):
-            yield broke("forgotten-victim", f"{user.name()} asked to be told early and was not")
+            lost = "split-unmaps-file" if census.large and census.mapping is not None else "forgotten-victim"
+            yield broke(lost, f"{user.name()} asked to be told early and was not")
 
 
 def _asked_early(vm: Machine, user: User) -> bool:
@@ -121,7 +122,8 @@ def _stays_out_of_use(vm: Machine, page: Page, free: set[int]) -> Iterator[Broke
 
 def _told(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
     """2. Data is lost only with its last copy, and then everyone who could rely on it is told."""
-    if _result(failure, census.pfn) in (None, MfResult.IGNORED):
+    event = last_event(failure, census.pfn)
+    if event is None or event.result is MfResult.IGNORED:
         return  # nothing was done, and nothing promised
     shown = census.file_shows()
     if census.unwritten:
@@ -134,7 +136,9 @@ def _told(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broke
         wrong = _what_it_meets(vm, user, census)
         if wrong is not None:
             yield wrong
-    if census.mapping is not None and not census.rewritten and shown != census.content:
+    if event.type is PageType.UNSPLIT_THP:
+        yield from _untold(census)
+    elif census.mapping is not None and not census.rewritten and shown != census.content:
         yield from _file_told(census, census.mapping, shown)
 
 
@@ -168,6 +172,16 @@ def _reported(census: Census) -> bool:
     if mapping is None or not mapping.can_writeback or not census.files:
         return False
     return all(mapping.wb_err.check(cursor) for _file, cursor in census.files)
+
+
+def _untold(census: Census) -> Iterator[Broken]:
+    """A folio that could not be split stays in its file as it was, and its file says nothing."""
+    mapping = census.mapping
+    if mapping is None or not mapping.can_writeback or not census.last_copy or census.rewritten:
+        return
+    for file, cursor in census.files:
+        if not mapping.wb_err.check(cursor):
+            yield broke("unsplit-untold", f"{file} will not hear that {census.content!r} was in a bad frame")
 
 
 def _file_told(census: Census, mapping: AddressSpace, shown: str | None) -> Iterator[Broken]:
@@ -229,8 +243,8 @@ def _recovered(vm: Machine, census: Census, page: Page) -> Iterator[Broken]:
     if page.maybe_dma_pinned or page.pfn in vm.held:
         text = f"{called} somebody holds a reference to it"
         yield broke("pinned-anonymous", text) if census.mapping is None else Broken(4, text)
-    mapping = page.mapping
-    cached = isinstance(mapping, AddressSpace) and mapping.pages.get(page.index) is page
+    mapping = page.head.mapping
+    cached = isinstance(mapping, AddressSpace) and mapping.pages.get(page.file_index) is page
     if isinstance(mapping, AddressSpace) and cached and mapping.fs.error_remove != "keep":
         yield Broken(4, f"{called} it is still page {page.index} of the {mapping.host}")
     if page.flags & pg.SWAPCACHE:

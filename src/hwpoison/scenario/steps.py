@@ -155,8 +155,8 @@ EXPECTED: dict[str, dict[str, tuple[str, ...]]] = {
         "result": tuple(result.text for result in MfResult),
     },
     "counter": {name: () for name in ("HardwareCorrupted", *(result.name.lower() for result in MfResult))},
-    "page": {"cached": YES_OR_NO, "dirty": YES_OR_NO, "bad": YES_OR_NO},
-    "pte": {"entry": ("present", "poison", "swap", "none"), "bad": YES_OR_NO},
+    "page": {"cached": YES_OR_NO, "dirty": YES_OR_NO, "bad": YES_OR_NO, "order": ()},
+    "pte": {"entry": ("present", "poison", "swap", "none"), "bad": YES_OR_NO, "order": ()},
     "disk": {"data": ()},
     "panic": {"text": ()},
 }

@@ -116,7 +116,13 @@ VERBS: dict[str, Verb] = {
         Verb("lock", "area", "mlock(2)", (TASK,)),
         Verb("unlock", "area", "munlock(2)", (TASK,)),
         Verb("read", "open file", "read(2) of a page", page=True),
-        Verb("write", "open file", "write(2) of a page", (DATA,), page=True),
+        Verb(
+            "write",
+            "open file",
+            "write(2) of a page, or of pages= in one call, all filled with the same",
+            (DATA, Parameter("pages", "how many: at most 256", number=True, optional=True)),
+            page=True,
+        ),
         Verb("fsync", "open file", "fsync(2)"),
         Verb("truncate", "file", "ftruncate(2)", (Parameter("pages", "the new size", number=True),)),
         Verb(

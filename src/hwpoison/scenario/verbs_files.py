@@ -35,8 +35,9 @@ class FileVerbs(Bench):
 
     def do_write(self, step: Step) -> None:
         file = self.open_file(step, step.subject)
-        self.vm.write(file, step.page, step.args["data"])
-        self.rewritten(file.inode.mapping, step.page, step.page + 1)
+        pages = int(step.get("pages") or 1)
+        self.vm.write(file, step.page, step.args["data"], pages)
+        self.rewritten(file.inode.mapping, step.page, step.page + pages)
         self.see("call", step.subject, data="ok")
 
     def do_fsync(self, step: Step) -> None:

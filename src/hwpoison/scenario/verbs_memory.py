@@ -6,10 +6,12 @@ from hwpoison.abi.problems import WrongUse
 from hwpoison.abi.signals import Errno
 from hwpoison.mm import gup, memory, vmscan
 from hwpoison.mm.inode import SysError
+from hwpoison.mm.khugepaged import madvise_collapse
 from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mlock import mlock
-from hwpoison.mm.mmap import do_mmap, insert_page, munmap
+from hwpoison.mm.mmap import discard, do_mmap, insert_page, munmap
 from hwpoison.mm.page import get_page, put_page
+from hwpoison.mm.split import split_huge_page
 
 from .bench import Area, Bench
 from .steps import Step
@@ -31,6 +33,7 @@ class MemoryVerbs(Bench):
             file=None if name is None else self.open_file(step, name),
             pgoff=step.number("first"),
             shared=step.args["shared"] == "yes",
+            huge=step.get("huge") == "yes",
         )
         if frame is not None:
             pfn = self.look_up(step, "frame", self.frames, frame)
@@ -55,6 +58,21 @@ class MemoryVerbs(Bench):
             index = vma.index_of(vpn)
             self.rewritten(vma.mapping, index, index + 1)
         self.see("call", task.comm, data="ok")
+
+    def do_discard(self, step: Step) -> None:
+        task, vpn = self.address(step)
+        _task, vma = self.area(step)
+        discard(task.alive_mm(), vma, vpn, vpn + step.number("pages"))
+
+    def do_collapse(self, step: Step) -> None:
+        task, vpn = self.address(step)
+        madvise_collapse(task.alive_mm(), vpn)
+        self.see("call", step.subject, data="ok")
+
+    def do_split(self, step: Step) -> None:
+        page = self.page(step)
+        order = int(step.get("order") or 0) if self.profile.traits.splits_to_any_order else 0
+        split_huge_page(page, order)
 
     def do_lock(self, step: Step) -> None:
         task, vma = self.area(step)

@@ -7,7 +7,7 @@ from hwpoison.abi.records import Value
 from hwpoison.abi.results import MfResult
 from hwpoison.mm.inode import Inode
 from hwpoison.mm.machine import Machine
-from hwpoison.mm.page import ZEROS
+from hwpoison.mm.page import ZEROS, Page
 from hwpoison.mm.pte import PoisonPte, Pte, SwapErrorPte, SwapPte
 from hwpoison.mm.task import Task
 
@@ -17,7 +17,7 @@ def entry_view(vm: Machine, task: Task, vpn: int) -> dict[str, Value]:
     entry = task.alive_mm().entry(vpn)
     if isinstance(entry, Pte):
         bad = bool(entry.page.flags & pg.HWPOISON)
-        return {"entry": "present", "bad": "yes" if bad else "no"}
+        return {"entry": "present", "bad": "yes" if bad else "no", **order_view(entry.page)}
     if isinstance(entry, PoisonPte | SwapErrorPte):
         return {"entry": "poison"}
     return {"entry": "swap" if isinstance(entry, SwapPte) else "none"}
@@ -28,8 +28,18 @@ def page_view(vm: Machine, inode: Inode, index: int) -> dict[str, Value]:
     page = inode.mapping.pages.get(index)
     if page is None:
         return {"cached": "no"}
-    dirty, bad = page.flags & pg.DIRTY, page.flags & pg.HWPOISON
-    return {"cached": "yes", "dirty": "yes" if dirty else "no", "bad": "yes" if bad else "no"}
+    dirty, bad = page.head.flags & pg.DIRTY, page.flags & pg.HWPOISON
+    words: dict[str, Value] = {
+        "cached": "yes",
+        "dirty": "yes" if dirty else "no",
+        "bad": "yes" if bad else "no",
+    }
+    return {**words, **order_view(page)}
+
+
+def order_view(page: Page) -> dict[str, Value]:
+    """How large the folio is that a page is a part of; nothing for a page of its own."""
+    return {"order": page.head.order} if page.head.order else {}
 
 
 def disk_view(inode: Inode, index: int) -> dict[str, Value]:

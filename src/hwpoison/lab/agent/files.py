@@ -44,7 +44,7 @@ KINDS = {
     "xfs": Kind("mkfs.xfs -q -f -K -d size=320m -l size=64m {disk}"),
     "vfat": Kind("mkfs.vfat -F 16 -s 8 {disk} 65536"),  # clusters of one page
     "f2fs": Kind("mkfs.f2fs -q -f -t 0 {disk} 262144", "background_gc=off"),
-    "tmpfs": Kind(None, "huge=never"),
+    "tmpfs": Kind(None, "huge=advise"),
     "ramfs": Kind(None),
 }
 

@@ -20,6 +20,7 @@ from .problems import CannotSetUp, EndedEarly
 from .syscalls import BPF, IO_URING_SETUP, MAP_ANONYMOUS, MAP_PRIVATE, PAGE, call, libc, map_file, unmap
 
 CHUNK = 4096  # frames
+MAX_ORDER = 9  # of a compound page: a guest is too small for larger ones
 FREE_RUN = 64  # a free frame is taken from the middle of so many: such blocks are used last
 SETTLED = 0.5  # seconds after which the page tables of a program that was replaced are free
 REAL_SWAP_TYPES = 16  # one swap area is in use, its type is near 0; those of the kernel are 23 and more
@@ -42,6 +43,29 @@ def flags(pfn: int) -> int:
     return found[0] if found else pg.NOPAGE
 
 
+def head_of(pfn: int) -> int:
+    """The first frame of the compound page that a frame belongs to; itself if to none."""
+    while flags(pfn) & pg.COMPOUND_TAIL:
+        pfn -= 1
+    return pfn
+
+
+def order_of(pfn: int) -> int:
+    """The order of the compound page that a frame belongs to."""
+    head = head_of(pfn)
+    if not flags(head) & pg.COMPOUND_HEAD:
+        return 0
+    behind = words("/proc/kpageflags", head + 1, (1 << MAX_ORDER) - 1)
+    tails = next((n for n, word in enumerate(behind) if not word & pg.COMPOUND_TAIL), len(behind))
+    return (tails + 1).bit_length() - 1
+
+
+def order_view(pfn: int) -> dict[str, str | int | None]:
+    """How large the folio is that a page is a part of; nothing for a page of its own."""
+    order = order_of(pfn)
+    return {"order": order} if order else {}
+
+
 def is_bad(pfn: int) -> bool:
     return bool(flags(pfn) & pg.HWPOISON)
 
@@ -58,7 +82,7 @@ def entry_view(word: int) -> dict[str, str | int | None]:
     """A page table entry in the words of the model (scenario/views.py)."""
     pfn = pm.pfn_of(word)
     if pfn is not None:
-        return {"entry": "present", "bad": "yes" if is_bad(pfn) else "no"}
+        return {"entry": "present", "bad": "yes" if is_bad(pfn) else "no", **order_view(pfn)}
     if is_empty(word):
         return {"entry": "none"}
     return {"entry": "swap" if word & pm.SWAP_TYPE_MASK < REAL_SWAP_TYPES else "poison"}

@@ -23,9 +23,11 @@ SETTINGS = (
     ("/sys/kernel/debug/fault_around_bytes", "4096"),
     ("/proc/sys/vm/page-cluster", "0"),
     ("/sys/kernel/mm/swap/vma_ra_enabled", "false"),
-    # No page is part of something larger; a scenario that wants that will have to ask for it.
-    ("/sys/kernel/mm/transparent_hugepage/enabled", "never"),
-    ("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "never"),
+    # Only what a scenario marks with MADV_HUGEPAGE is part of something larger, and only by its own steps.
+    ("/sys/kernel/mm/transparent_hugepage/enabled", "madvise"),
+    ("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "advise"),
+    ("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs", "3600000"),
+    ("/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs", "3600000"),
     ("/sys/kernel/mm/ksm/run", "0"),
     ("/sys/module/zswap/parameters/enabled", "N"),
 )

@@ -136,11 +136,12 @@ class ErrorVerbs(Bench):
         pfn = self.file_frame(file, index)
         if pfn is None:
             raise EndedEarly(f"page {index} of {file.name} is in the page cache but cannot be touched")
-        flags = frames.flags(pfn)
+        flags = frames.flags(frames.head_of(pfn))  # 6.1 shows a tail's own word, which is almost empty
         return {
             "cached": "yes",
             "dirty": "yes" if flags & pg.DIRTY else "no",
-            "bad": "yes" if flags & pg.HWPOISON else "no",
+            "bad": "yes" if frames.is_bad(pfn) else "no",
+            **frames.order_view(pfn),
         }
 
     def do_counters(self, _step: Step) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 from hwpoison.scenario.steps import Step
@@ -51,8 +52,14 @@ class FileVerbs(Bench):
 
     def do_write(self, step: Step) -> None:
         self.tasks.shared.data = step.args["data"].encode()
-        count = self.hand.call(nr.PWRITE64, self.descriptor(step.subject), DATA, PAGE, step.page * PAGE)
-        self.see("call", step.subject, data="ok" if count == PAGE else f"{count} bytes")
+        pages = int(step.get("pages") or 1)
+        there = self.descriptor(step.subject)
+        if pages == 1:
+            count = self.hand.call(nr.PWRITE64, there, DATA, PAGE, step.page * PAGE)
+        else:  # the same page so many times
+            vector = self.hand.shared.scratch(struct.pack("<QQ", DATA, PAGE) * pages)
+            count = self.hand.call(nr.PWRITEV, there, vector, pages, step.page * PAGE)
+        self.see("call", step.subject, data="ok" if count == pages * PAGE else f"{count} bytes")
 
     def do_fsync(self, step: Step) -> None:
         self.hand.call(nr.FSYNC, self.descriptor(step.subject))

@@ -15,6 +15,7 @@ from .bench import Area, Bench, named
 from .files import label
 from .holds import hold_file, hold_memory, pin_memory
 from .problems import CannotSetUp
+from .quiet import write_once
 from .remote import DATA
 from .syscalls import PAGE
 from .tasks import Task
@@ -22,6 +23,8 @@ from .tasks import Task
 AREAS = 0x10_0000_0000  # where the first area is; the next ones follow in steps
 AREA_STEP = 0x1000_0000
 NOWHERE = 1 << 20  # no node: the page was not moved, and its status not set
+HUGE = 512 * PAGE
+SPLIT = "/sys/kernel/debug/split_huge_pages"
 
 
 class Signalled(Exception):
@@ -49,6 +52,8 @@ class MemoryVerbs(Bench):
         address = task.remote.call(nr.MMAP, address, pages * PAGE, nr.PROT_RW, flags, there, offset)
         if there >= 0:
             task.remote.call(nr.CLOSE, there)
+        if step.get("huge") == "yes":
+            task.remote.call(nr.MADVISE, address, pages * PAGE, nr.MADV_HUGEPAGE)
         shared = bool(flags & nr.MAP_SHARED)
         self.areas[step.subject] = Area(
             step.subject, address, pages, task, self._file_of(step), step.number("first"), shared
@@ -83,6 +88,23 @@ class MemoryVerbs(Bench):
             raise Signalled("the task was hit instead")
         self.remember(step)
         self.see("call", task.name, data="ok")
+
+    def do_discard(self, step: Step) -> None:
+        task, address = self.place(step)
+        task.remote.call(nr.MADVISE, address, step.number("pages") * PAGE, nr.MADV_DONTNEED)
+
+    def do_collapse(self, step: Step) -> None:
+        task, address = self.place(step)
+        task.remote.call(nr.MADVISE, address, HUGE, nr.MADV_COLLAPSE)
+        self.see("call", step.subject, data="ok")
+
+    def do_split(self, step: Step) -> None:
+        if step.subject in self.files:
+            where = f"{named(self.files, step.subject).path},{step.page:#x},{step.page + 1:#x}"
+        else:
+            task, address = self.place(step)
+            where = f"{task.remote.pid},{address:#x},{address + PAGE:#x}"
+        write_once(SPLIT, ",".join(word for word in (where, step.get("order")) if word is not None))
 
     def do_lock(self, step: Step) -> None:
         task, address = self.place(step)

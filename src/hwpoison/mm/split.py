@@ -1,0 +1,150 @@
+"""Splitting large folios (mm/huge_memory.c).
+
+A folio is split with its lock held and its count frozen at zero, so that nobody can find it or add a
+mapping meanwhile. Pages of files are unmapped before, those of anonymous memory keep their entries: the
+kernel puts migration entries in their place, which whoever touches them waits for.
+"""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.signals import Errno
+
+from .filemap import filemap_release_folio, page_cache_delete
+from .inode import AddressSpace
+from .locks import KernelBug
+from .page import (
+    Page,
+    folio_mapcount,
+    folio_ref_freeze,
+    folio_ref_unfreeze,
+    folio_try_get,
+    folio_trylock,
+    folio_unlock,
+    put_page,
+)
+from .rmap import rmap_sem, rmap_walk, unmap_mapping_folio
+
+COPIED = pg.REFERENCED | pg.SWAPBACKED | pg.SWAPCACHE | pg.MLOCKED | pg.UPTODATE | pg.ACTIVE
+COPIED |= pg.UNEVICTABLE | pg.DIRTY | pg.LRU | pg.ERROR
+"""Flags of a folio that its parts have as well after a split (__split_folio_to_order())."""
+
+
+def cache_references(folio: Page) -> int:
+    """How many references the page cache, or the swap cache, holds of a folio (folio_cache_ref_count())."""
+    return folio.nr_pages if isinstance(folio.mapping, AddressSpace) or folio.flags & pg.SWAPCACHE else 0
+
+
+def split_folio(page: Page, order: int = 0, *, at: Page | None = None) -> int:
+    """split_huge_page_to_list_to_order(): make the locked folio of this page into folios of a smaller order.
+
+    ``at``: only that page becomes a folio of this order, the others stay as large as can be (folio_split()).
+    The caller holds a reference; afterwards the lock and the reference are those of the new folio that
+    ``page`` is in. 0, or -errno. -EBUSY: it is under writeback, or the file system needs its data on it;
+    -EAGAIN: somebody else holds a reference; -EINVAL: its file wants larger folios than that.
+    """
+    folio = page.head
+    if folio.lock_owner is not folio.paths.current:
+        raise KernelBug(f"{folio} is split without its lock")
+    mapping = folio.mapping
+    if folio is folio.vm.huge_zero_folio or folio.flags & pg.WRITEBACK or mapping is None:
+        return -Errno.EBUSY
+    if isinstance(mapping, AddressSpace):
+        if order < mapping.fs.min_order:
+            return -Errno.EINVAL
+        if not filemap_release_folio(folio):
+            return -Errno.EBUSY
+    with rmap_sem(mapping).read():
+        pass  # whoever changes the list of areas is done with it
+    if folio.refcount != _expected_references(folio):
+        return -Errno.EAGAIN
+    if isinstance(mapping, AddressSpace):
+        if folio.mapped:
+            unmap_mapping_folio(folio)
+    elif folio.entire_mapcount:
+        rmap_walk(folio, lambda _vma, _vpn, _table, _entry: True)
+    if not folio_ref_freeze(folio, _expected_references(folio)):
+        return -Errno.EAGAIN
+    parts = _split(folio, _evenly(folio, order) if at is None else _around(folio, order, at.offset))
+    _hand_out(parts, page)
+    return 0
+
+
+def _expected_references(folio: Page) -> int:
+    """Those of its entries and of the cache it is in, and the caller's."""
+    return folio_mapcount(folio) + cache_references(folio) + 1
+
+
+def _evenly(folio: Page, order: int) -> list[tuple[int, int]]:
+    """(first page, order) of each part, all of the same order."""
+    return [(offset, order) for offset in range(0, folio.nr_pages, 1 << order)]
+
+
+def _around(folio: Page, order: int, offset: int) -> list[tuple[int, int]]:
+    """(first page, order) of each part: the one with this page is halved until it is small enough."""
+    start, size, parts = 0, folio.order, []
+    while size > order:
+        size -= 1
+        if offset < start + (1 << size):
+            parts.append((start + (1 << size), size))
+        else:
+            parts.append((start, size))
+            start += 1 << size
+    return sorted([*parts, (start, size)])
+
+
+def _split(folio: Page, shape: list[tuple[int, int]]) -> list[Page]:
+    """__split_unmapped_folio(): heads of their own; no references yet. The folio is frozen: nobody looks."""
+    pages, mapping = list(folio.pages()), folio.mapping
+    flags, first_index = folio.flags, folio.index
+    for page in pages:
+        page.flags &= pg.HWPOISON
+    for offset, order in shape:
+        part = pages[offset]
+        part.order = order
+        for page in pages[offset : offset + (1 << order)]:
+            page.head = part
+        part.flags |= flags & COPIED | (pg.COMPOUND_HEAD if order else 0)
+        part.mapping, part.index = mapping, first_index + offset
+        part.large_mapcount = sum(page.mapcount for page in part.pages()) if order else 0
+        part.has_hwpoisoned = bool(order) and any(page.flags & pg.HWPOISON for page in part.pages())
+        if flags & pg.LRU:
+            folio.vm.lru.pages[part.pfn] = part
+        if isinstance(mapping, AddressSpace) and flags & pg.DIRTY:
+            mapping.dirty.add(part.index)
+    return [pages[offset] for offset, _order in shape]
+
+
+def _hand_out(parts: list[Page], page: Page) -> None:
+    """The references come back, the lock passes on to the part that the caller works on.
+
+    Parts beyond the end of the file leave it; those that nobody uses are freed.
+    """
+    folio, held = parts[0], page.head
+    owner, folio.lock_owner, held.lock_owner = folio.lock_owner, None, folio.lock_owner
+    held.flags |= pg.LOCKED
+    if owner is not None:
+        owner.held[next(n for n, lock in enumerate(owner.held) if lock is folio)] = held
+    for part in parts:
+        mapping = part.mapping
+        if isinstance(mapping, AddressSpace) and part.index >= mapping.host.size:
+            page_cache_delete(mapping, part)
+        folio_ref_unfreeze(part, _expected_references(part))
+    if folio.paths.waiting:
+        folio.paths.wake(folio)
+    for part in parts:
+        if part is not held:
+            put_page(part)
+
+
+def split_huge_page(page: Page, order: int = 0) -> int:
+    """Split the folio of a page for somebody who asks for it (debugfs split_huge_pages): 0 or -errno."""
+    folio = page.head
+    if not folio_try_get(folio):
+        return -Errno.EBUSY
+    error = -Errno.EBUSY
+    if folio_trylock(folio):
+        error = split_folio(folio, order) if order < folio.order else 0
+        folio_unlock(folio)
+    put_page(folio)
+    return error
