@@ -10,7 +10,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult
 from hwpoison.abi.signals import Errno, SiCode, Signal
 from hwpoison.mm.filemap import filemap_release_folio
-from hwpoison.mm.inode import File
+from hwpoison.mm.inode import File, SysError
 from hwpoison.mm.locks import Op, Path
 from hwpoison.mm.machine import Machine, Traits
 from hwpoison.mm.memory import load, store
@@ -31,7 +31,7 @@ from hwpoison.mm.truncate import (
 from hwpoison.mm.vmscan import reclaim_folio
 from hwpoison.mm.writeback import filemap_fdatawrite, fsync
 
-DISK_AND_MEMORY = ["ext4", "xfs", "vfat", "tmpfs"]
+DISK_AND_MEMORY = ["ext4", "xfs", "f2fs", "tmpfs"]
 
 
 @pytest.fixture(params=DISK_AND_MEMORY)
@@ -362,3 +362,12 @@ def test_old_kernels_mark_the_page_of_a_lost_write(vm: Machine, ext4: File, mark
     page = bad(vm, ext4)
     answer(page, dirty=True)
     assert bool(page.flags & pg.ERROR) == marks
+
+
+@pytest.mark.parametrize("fs", ["vfat", "ramfs"])
+def test_a_file_system_without_holes_refuses_to_make_one(vm: Machine, fs: str) -> None:
+    file = File(vm.create("data", fs, 1), "fd")
+    vm.write(file, 0, "kept")
+    with pytest.raises(SysError, match="EOPNOTSUPP"):
+        punch_hole(file.inode, 0, 1)
+    assert vm.read(file, 0) == "kept"

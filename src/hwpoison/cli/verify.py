@@ -9,24 +9,19 @@ from typing import Annotated
 
 import typer
 
-from hwpoison.abi.problems import FINDING, NotPossible, Problem, WrongUse
+from hwpoison.abi.problems import FINDING, Problem, WrongUse
 from hwpoison.abi.records import Outcome
 from hwpoison.failure.profiles import PROFILES
-from hwpoison.forecast.setting import choose_profile
 from hwpoison.lab import boot, records, together, tools
-from hwpoison.lab import kernels as known_kernels
 from hwpoison.lab.answers import Answer
 from hwpoison.lab.batch import Progress
-from hwpoison.lab.compare import differences
-from hwpoison.lab.kernels import KNOWN, Kernel
+from hwpoison.lab.kernels import Kernel
 from hwpoison.report.live import Live
-from hwpoison.report.matrix import Cell, Contrast, Matrix, as_json, print_matrix
+from hwpoison.report.matrix import Matrix, as_json, print_matrix
 from hwpoison.scenario.load import Scenario, catalogue, find
-from hwpoison.scenario.model import run as run_model
 
+from .contrast import Known, cell, chosen_kernels, known_to_differ, model_outcomes
 from .ending import ended_by_sigterm
-
-Known = Mapping[tuple[str, str], str]
 
 
 def verify(
@@ -56,14 +51,14 @@ def verify(
     hwpoison verify --record
     """
     scenarios = _scenarios(names or [])
-    kernels = _kernels(kernel or [])
+    kernels = chosen_kernels(kernel or [])
     folder = records.directory() if record else None
     if record:
         _check_recordable(scenarios, kernels)
     tools.need("real kernels are booted with QEMU and virtme-ng", tools.FOR_BOOTING)
-    models = {k.name: _model(k, scenarios) for k in kernels}
+    models = {k.name: model_outcomes(k, scenarios) for k in kernels}
     answers = _ask(kernels, scenarios, models, jobs or together.usual_jobs())
-    matrix = _matrix(kernels, scenarios, models, answers, _exceptions())
+    matrix = _matrix(kernels, scenarios, models, answers, known_to_differ())
     if as_json_:
         json.dump(as_json(matrix), sys.stdout, indent=2)
         print()
@@ -87,15 +82,6 @@ def _scenarios(names: Sequence[str]) -> list[Scenario]:
     return list(by_name.values())
 
 
-def _kernels(names: Sequence[str]) -> list[Kernel]:
-    if names:
-        return [known_kernels.find(name) for name in dict.fromkeys(names)]
-    found = [kernel for name in KNOWN if (kernel := known_kernels.present(name))]
-    if not found:
-        raise NotPossible(f"no kernel is here: get some with hwpoison kernels fetch {' '.join(KNOWN)}")
-    return found
-
-
 def _check_recordable(scenarios: Sequence[Scenario], kernels: Sequence[Kernel]) -> None:
     for scenario in scenarios:
         if catalogue().get(scenario.name) != scenario:
@@ -103,12 +89,6 @@ def _check_recordable(scenarios: Sequence[Scenario], kernels: Sequence[Kernel]) 
     for kernel in kernels:
         if kernel.name not in PROFILES:
             raise WrongUse(f"kernel {kernel.name} is not one of {', '.join(PROFILES)}, which are recorded")
-
-
-def _model(kernel: Kernel, scenarios: Sequence[Scenario]) -> dict[str, Outcome]:
-    """What the model says of each scenario, with the profile that fits the kernel."""
-    profile, _why = choose_profile(kernel.release, kernel.name if kernel.name in PROFILES else None)
-    return {scenario.name: run_model(scenario, profile).outcome for scenario in scenarios}
 
 
 def _ask(
@@ -141,13 +121,6 @@ def _ask(
     return answers
 
 
-def _exceptions() -> Known:
-    try:
-        return records.exceptions(records.directory() / "exceptions.toml")
-    except NotPossible:  # an installed package has no tests beside it
-        return {}
-
-
 def _matrix(
     kernels: Sequence[Kernel],
     scenarios: Sequence[Scenario],
@@ -157,7 +130,7 @@ def _matrix(
 ) -> Matrix:
     rows = {
         scenario.name: {
-            k.name: _cell(
+            k.name: cell(
                 scenario,
                 models[k.name][scenario.name],
                 answers[k.name][scenario.name],
@@ -168,25 +141,3 @@ def _matrix(
         for scenario in scenarios
     }
     return Matrix({k.name: k.release for k in kernels}, rows)
-
-
-def _cell(scenario: Scenario, model: Outcome, answer: Answer, known: str | None) -> Cell:
-    if answer.outcome is None:
-        if answer.failed:
-            return Cell("failed", answer.failed, answer.note, last_lines=answer.last_lines)
-        return Cell("cannot", answer.cannot)
-    found = tuple(
-        Contrast(
-            d.step,
-            scenario.steps[d.step - 1].text() if 0 < d.step <= len(scenario.steps) else "",
-            f"{d.kind} {d.who}".strip(),
-            " then ".join(d.model),
-            " then ".join(d.kernel),
-        )
-        for d in differences(model, answer.outcome)
-    )
-    if not found:
-        return Cell("same", note=answer.note)
-    if known is not None:
-        return Cell("known", known, answer.note, found)
-    return Cell("differs", "", answer.note, found, answer.last_lines)

@@ -42,6 +42,7 @@ class FileSystem:
     migrates: bool = True  # it has an operation that moves a page, dirty or not (migrate_folio)
     min_order: int = 0  # of its folios (mapping_set_folio_min_order()): its blocks are so large
     unevictable: bool = False  # its pages never leave memory (mapping_set_unevictable())
+    punch_hole: bool = True  # fallocate(2) can make a hole
 
 
 FILE_SYSTEMS: dict[str, FileSystem] = {
@@ -52,11 +53,11 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("xfs", "truncate", True, state=True),
         FileSystem("btrfs", "truncate", True),
         FileSystem("bdev", None, True, buffers=True),
-        FileSystem("vfat", None, True, buffers=True),
+        FileSystem("vfat", None, True, buffers=True, punch_hole=False),
         FileSystem("f2fs", None, True),
         FileSystem("fuse", None, True),
         FileSystem("tmpfs", "keep", False, swap_backed=True),
-        FileSystem("ramfs", None, False, migrates=False, unevictable=True),
+        FileSystem("ramfs", None, False, punch_hole=False, migrates=False, unevictable=True),
     )
 }
 """Source: the address_space_operations of each file system (6.12). Pages of block devices (bdev) have no

@@ -288,8 +288,8 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
 
 
 def vma_needs_copy(vma: Vma) -> bool:
-    """A child finds the pages of a file by its own faults: only what is nowhere else is copied."""
-    return vma.mapping is None or vma.anon_vma is not None or vma.drivers
+    """A child finds pages of a file, and the page of zeros, by its own faults: only the rest is copied."""
+    return vma.anon_vma is not None or vma.drivers
 
 
 def _copy_huge_pmd(vma: Vma, copy: Vma, first: int, table: PageTable) -> None:

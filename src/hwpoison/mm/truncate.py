@@ -19,7 +19,7 @@ from .filemap import (
     folio_drop_buffers,
     page_cache_delete,
 )
-from .inode import AddressSpace, Inode
+from .inode import AddressSpace, Inode, SysError
 from .page import (
     ZEROS,
     Page,
@@ -152,7 +152,9 @@ def truncate(inode: Inode, size: int) -> None:
 
 
 def punch_hole(inode: Inode, start: int, end: int) -> None:
-    """fallocate(2) FALLOC_FL_PUNCH_HOLE over pages start .. end-1."""
+    """fallocate(2) FALLOC_FL_PUNCH_HOLE over pages start .. end-1; raises SysError."""
+    if not inode.fs.punch_hole:
+        raise SysError(Errno.EOPNOTSUPP, f"{inode.fs.name} makes no holes")
     with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
         _drop(inode, start, end, even_cows=False)
 

@@ -77,13 +77,14 @@ def as_json(matrix: Matrix) -> dict[str, object]:
     return {
         "kernels": matrix.kernels,
         "scenarios": {
-            scenario: {kernel: _cell(cell) for kernel, cell in row.items()}
+            scenario: {kernel: cell_as_dict(cell) for kernel, cell in row.items()}
             for scenario, row in matrix.rows.items()
         },
     }
 
 
-def _cell(cell: Cell) -> dict[str, object]:
+def cell_as_dict(cell: Cell) -> dict[str, object]:
+    """One cell for programs."""
     entry: dict[str, object] = {"status": cell.status}
     if cell.reason:
         entry["reason"] = cell.reason
@@ -109,7 +110,7 @@ def print_matrix(matrix: Matrix, console: Console | None = None) -> None:
         table.add_row(f"[cyan]{escape(scenario)}[/]", *words)
     out.print(table)
     for scenario, kernel, cell in matrix.cells():
-        _print_contrasts(out, scenario, kernel, cell)
+        print_contrasts(out, scenario, kernel, cell)
     _print_reasons(out, matrix)
     out.print()
     for kernel, release in matrix.kernels.items():
@@ -118,7 +119,8 @@ def print_matrix(matrix: Matrix, console: Console | None = None) -> None:
         out.print(f"[bold]{escape(kernel)}[/] ({escape(release)}): {said}")
 
 
-def _print_contrasts(out: Console, scenario: str, kernel: str, cell: Cell) -> None:
+def print_contrasts(out: Console, scenario: str, kernel: str, cell: Cell) -> None:
+    """What differs in one cell, side by side."""
     if not (cell.contrasts or cell.last_lines or cell.note):
         return
     colour = COLOURS[cell.status]

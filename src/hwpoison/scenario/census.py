@@ -126,6 +126,10 @@ class Census:
         """What a task has got since the error, and what waits for it."""
         return [*task.received[self.signals.get(task.pid, 0) :], *task.pending]
 
+    def uses(self) -> set[tuple[int, int]]:
+        """Who used it: task pid and page number of the address."""
+        return {(task.pid, user.vpn) for user in self.users for task in user.tasks}
+
     def told(self, user: User) -> bool:
         """Did somebody there get a signal about this address, or one that ends everything?"""
         return any(

@@ -72,12 +72,14 @@ def _asked_early(vm: Machine, user: User) -> bool:
 def broken_promises(vm: Machine, failure: MemoryFailure, censuses: list[Census]) -> Iterator[Broken]:
     """Everything that this machine, now quiet, did not keep."""
     yield from _contained(vm, failure)
+    blocked: set[tuple[int, int]] = set()  # uses of frames hit before, whose signals may have had to wait
     for number, census in enumerate(censuses):
         if not census.already:
-            later = censuses[number + 1].signals if number + 1 < len(censuses) else {}
+            later = censuses[number + 1].signals if number + 1 < len(censuses) else None
             yield from _told(vm, failure, census)
-            yield from _innocent(vm, failure, census, later)
+            yield from _innocent(vm, failure, census, later, blocked)
             yield from _truthful(vm, failure, census)
+            blocked |= census.uses()
     for text in [*vm.check(), *_handler_books(vm, failure)]:
         yield Broken(5, text)
 
@@ -160,6 +162,9 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
             return None  # still mapped: promise 4 judges that; or he has made a page of his own since
         found: str | None = entry.page.content
     else:
+        vma = user.mm.find_vma(user.vpn)
+        if census.mapping is None and vma is not None and vma.inode is not None:
+            return None  # a private copy, which went with the truncation of its file
         found = ZEROS if census.mapping is None else census.file_shows()
     if found in (None, census.content) or census.rewritten or _reported(census):
         return None
@@ -187,6 +192,8 @@ def _untold(census: Census) -> Iterator[Broken]:
 def _file_told(census: Census, mapping: AddressSpace, shown: str | None) -> Iterator[Broken]:
     """Every open file gets an error: from fsync, or where there is no disk from read(2) itself."""
     name = mapping.host.name
+    if mapping.host not in mapping.vm.inodes:
+        return  # it went with its last mapping
     if not census.last_copy:
         if shown is not None:
             yield Broken(2, f"{name} has {shown!r} now, {census.content!r} existed elsewhere")
@@ -202,24 +209,33 @@ def _file_told(census: Census, mapping: AddressSpace, shown: str | None) -> Iter
         yield broke("stale-read", f"read(2) of {name} gives {shown!r} instead of {census.content!r}")
 
 
-def _innocent(vm: Machine, failure: MemoryFailure, census: Census, later: dict[int, int]) -> Iterator[Broken]:
+def _innocent(
+    vm: Machine,
+    failure: MemoryFailure,
+    census: Census,
+    later: dict[int, int] | None,
+    before: set[tuple[int, int]],
+) -> Iterator[Broken]:
     """3. Nobody is signalled who did not use the page; nobody at all when its contents exist elsewhere.
 
-    ``later``: how many signals each task had received when the next error struck; those are not ours.
+    ``later``: how many signals each task had received when the next error struck; what came after is not ours.
+    ``before``: uses of frames that were hit earlier; their signals may have been blocked until now.
     """
     result = _result(failure, census.pfn)
-    uses = {(task.pid, user.vpn) for user in census.users for task in user.tasks}
+    uses = census.uses()
     users = {pid for pid, _vpn in uses}
     for task in (thread for leader in vm.tasks.values() for thread in leader.threads):
-        for info in task.received[census.signals.get(task.pid, 0) : later.get(task.pid)]:
+        end = None if later is None else later.get(task.pid, 0)
+        for info in task.received[census.signals.get(task.pid, 0) : end]:
             if info.signal is Signal.SIGKILL and task.pid not in users:
                 yield Broken(3, f"{task} was killed but did not use {census.pfn:#x}")
             if info.code not in MCEERR or info.address is None or result is not MfResult.RECOVERED:
                 continue
-            used = (task.pid, info.address >> PAGE_SHIFT) in uses
-            if used and not census.last_copy:
+            use = (task.pid, info.address >> PAGE_SHIFT)
+            used = use in uses
+            if used and not census.last_copy and not census.dirty:  # nobody can know that it says the same
                 yield Broken(3, f"{task} got {info.text()} though {census.content!r} exists elsewhere")
-            if not used and info.code is SiCode.BUS_MCEERR_AO:
+            if not used and use not in before and info.code is SiCode.BUS_MCEERR_AO:
                 yield Broken(3, f"{task} got {info.text()} but did not use {census.pfn:#x}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
 from hwpoison.abi.signals import Errno
 from hwpoison.mm import gup, memory, vmscan
@@ -103,6 +104,8 @@ class MemoryVerbs(Bench):
 
     def do_hold(self, step: Step) -> None:
         page = self.page(step)
+        if step.subject in self.files and page.flags & pg.HWPOISON and page.flags & pg.SWAPBACKED:
+            raise SysError(Errno.EIO, f"{page} is bad memory")  # shmem_file_splice_read()
         get_page(page)
         self.vm.held.add(page.pfn)
         self.holds[self.new_name(step, step.args["as"])] = (page, False)
@@ -113,7 +116,8 @@ class MemoryVerbs(Bench):
         if pinned:
             gup.unpin_user_page(page)
         else:
-            self.vm.held.discard(page.pfn)
+            if page.pfn not in {*(other.pfn for other, _ in self.holds.values()), *self.frames.values()}:
+                self.vm.held.discard(page.pfn)
             put_page(page)
 
     def do_dma(self, step: Step) -> None:

@@ -124,7 +124,7 @@ class Bench:
             found = pm.pfn_of(frames.entry(task.remote.pid, address)) or self._in_swap_cache(*self.key(step))
         if found is None:
             raise EndedEarly(f"there is no page at {step.subject}:{step.page}")
-        self.known[self.key(step)] = found
+        self.note(step, found)
         return found
 
     def key(self, step: Step) -> tuple[str, int]:
@@ -138,7 +138,14 @@ class Bench:
         """Note the frame of a page, which may be needed when it is no longer mapped."""
         task, address = self.place(step)
         if (pfn := pm.pfn_of(frames.entry(task.remote.pid, address))) is not None:
-            self.known[self.key(step)] = pfn
+            self.note(step, pfn)
+
+    def note(self, step: Step, pfn: int) -> None:
+        """This frame is the page; if it is a file's, the file has it, even where it is mapped privately."""
+        self.known[self.key(step)] = pfn
+        area = self.areas.get(step.subject)
+        if area is not None and area.file is not None and not frames.flags(pfn) & pg.ANON:
+            self.known[area.file, area.first + step.page] = pfn
 
     def _in_swap_cache(self, name: str, index: int) -> int | None:
         """The frame that a page had before it was unmapped, if the swap cache has it still."""

@@ -68,7 +68,6 @@ class Disk:
         device = struct.unpack_from("<Q", _ioctl(DEV_CREATE, self.name), 40)[0]
         self.minor = device & 0xFF | device >> 12 & 0xFFF00
         self.load("linear")
-        Path(f"/sys/block/dm-{self.minor}/queue/read_ahead_kb").write_text("0")
 
     def load(self, state: str) -> None:
         """Switch to another table; writes that were held back go their way first."""
@@ -77,6 +76,8 @@ class Disk:
         target = struct.pack("<QQiI16s", 0, self.sectors, 0, 40 + len(parameters), state.encode())
         _ioctl(TABLE_LOAD, self.name, payload=target + parameters)
         _ioctl(DEV_SUSPEND, self.name, SKIP_LOCKFS)  # without DM_SUSPEND_FLAG: resume, with the new table
+        # Whoever loads a table has also set the limits of the disk anew, readahead among them.
+        Path(f"/sys/block/dm-{self.minor}/queue/read_ahead_kb").write_text("0")
         self.state = state
 
     def read(self, offset: int, count: int) -> bytes:

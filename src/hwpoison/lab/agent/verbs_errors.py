@@ -83,10 +83,12 @@ class ErrorVerbs(Bench):
         before = frames.entry(task.remote.pid, address)
         untouched = frames.is_empty(before) and area.file is None and not area.shared
         self._about_to(self.zero_page if untouched else pm.pfn_of(before))  # madvise(2) reads it first
+        self.remember(step)
         returned = task.remote.raw(nr.MADVISE, address, PAGE, advice)
         pfn = pm.pfn_of(before)
         if not pfn and (pfn := frames.poisoned(frames.entry(task.remote.pid, address))):
             self._about_to(pfn)
+            self.note(step, pfn)
         if pfn:
             self.struck[self.key(step)] = pfn
         if returned in (-number for number in NOT_REACHED):

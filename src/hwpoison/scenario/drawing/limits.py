@@ -1,0 +1,192 @@
+"""What a random scenario leaves out, each with its reason: what the lab cannot set up, or what a real kernel
+does not do the same way each time. Nothing is left out because the model does it wrong.
+
+UNDRAWN names words of the language that never come up, LIMITS combinations that depend on the state, COSTLY
+what comes up seldom because it takes a boot of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.problems import WrongUse
+from hwpoison.mm.inode import FILE_SYSTEMS, Inode
+from hwpoison.mm.page import Page
+from hwpoison.mm.pte import Pte
+from hwpoison.scenario.model import Model
+from hwpoison.scenario.steps import Step
+
+HARDWARE = "after one error of the hardware no page of that boot can be made good again"
+NO_DRIVER = "the lab has no driver, or no program to make one"
+UNDRAWN: dict[tuple[str, str, str], str] = {
+    ("break", "", ""): HARDWARE,
+    ("inject", "via", "scrub"): HARDWARE,
+    ("busy", "", ""): "nobody outside the journal can keep the buffers of a page busy",
+    ("nomemory", "", ""): "allocations of the handler cannot be made to fail from outside",
+    ("file", "kind", "directory"): "the lab has no file system with directories in the page cache",
+    ("file", "fs", "ext2"): NO_DRIVER,
+    ("file", "fs", "btrfs"): NO_DRIVER,
+    ("file", "fs", "fuse"): NO_DRIVER,
+    ("frame", "kind", "balloon"): "a guest has no balloon without help from its host",
+}
+"""(verb, argument, value) → why it never comes up; "" stands for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """``applies`` is asked before the step, on each kernel's model; WrongUse counts as no."""
+
+    reason: str
+    verbs: tuple[str, ...]
+    applies: Callable[[Model, Step], bool]
+
+
+def forbidden(model: Model, step: Step, *, costly: bool = True) -> str | None:
+    """Why this step may not be taken here, or None. ``costly``: what takes a boot may be."""
+    for limit in (*LIMITS, *(() if costly else COSTLY)):
+        if step.verb in limit.verbs:
+            try:
+                if limit.applies(model, step):
+                    return limit.reason
+            except WrongUse:
+                continue
+    return None
+
+
+def _mapped(model: Model, step: Step) -> Page | None:
+    """The page that the step's task has mapped there."""
+    task, vpn = model.address(step)
+    entry = task.alive_mm().entry(vpn)
+    return entry.page if isinstance(entry, Pte) else None
+
+
+def _swapout_of_others(model: Model, step: Step) -> bool:
+    page = _mapped(model, step)
+    return page is None or page.mapcount != 1
+
+
+def _kept_file_page(model: Model, step: Step) -> bool:
+    page = _mapped(model, step)
+    return step.args["keep"] == "yes" and page is not None and not page.flags & pg.SWAPBACKED
+
+
+def _pins_file(model: Model, step: Step) -> bool:
+    _task, vma = model.area(step)
+    return vma.shared and vma.inode is not None and vma.inode.fs.can_writeback
+
+
+def _others_cached(model: Model, step: Step) -> bool:
+    return any(
+        inode is not model.files.get(step.subject) and inode.mapping.pages and not inode.fs.swap_backed
+        for inode in model.vm.inodes
+    )
+
+
+def _file(model: Model, step: Step) -> Inode | None:
+    if step.verb in ("read", "write"):
+        file = model.open_files.get(step.subject)
+        return file.inode if file is not None else None
+    return model.files.get(step.subject)
+
+
+def _resizes_device(model: Model, step: Step) -> bool:
+    inode = _file(model, step)
+    return inode is not None and inode.fs.name == "bdev"
+
+
+def _beyond_device(model: Model, step: Step) -> bool:
+    inode = _file(model, step)
+    return inode is not None and inode.fs.name == "bdev" and step.page >= inode.size
+
+
+def _maps_past_device(model: Model, step: Step) -> bool:
+    file = model.open_files.get(step.get("file") or "")
+    if file is None or file.inode.fs.name != "bdev":
+        return False
+    return step.number("first") + step.number("pages") > file.inode.size
+
+
+def _journal_write_fails(model: Model, step: Step) -> bool:
+    file = model.open_files.get(step.subject)
+    if file is None or not model.vm.disk.failing or file.inode.fs.name == "bdev":
+        return False
+    mapping = file.inode.mapping
+    dirty = [index for index in mapping.dirty if index in file.inode.blocks]
+    return not dirty or len(dirty) < len(mapping.dirty)
+
+
+def _made_while_held(model: Model, step: Step) -> bool:
+    fs = FILE_SYSTEMS.get(step.args["fs"])
+    disk = model.vm.disk
+    return fs is not None and fs.can_writeback and (disk.held or disk.failing)
+
+
+def _frame_was_free(model: Model, step: Step) -> bool:
+    pfn = model.frames.get(step.subject)
+    named = next((s for s in reversed(model.told) if s.step.startswith(f"frame {step.subject} ")), None)
+    if pfn is None or named is None or "kind=free" not in named.step:
+        return False
+    return named.number != len(model.told) and not model.vm.zone.page(pfn).flags & pg.HWPOISON
+
+
+def _maps_kernel_memory(model: Model, step: Step) -> bool:
+    name = step.get("frame")
+    if name is None or name not in model.frames:
+        return False
+    named = next(s for s in model.told if s.step.startswith(f"frame {name} "))
+    return not ("kind=driver" in named.step or "kind=vmalloc" in named.step)
+
+
+def _executes_in_thread(model: Model, step: Step) -> bool:
+    task = model.tasks.get(step.subject)
+    return task is not None and task.leader is not task
+
+
+LIMITS: tuple[Limit, ...] = (
+    Limit(
+        "MADV_PAGEOUT leaves pages alone that are not mapped there, or more than once",
+        ("swapout",),
+        _swapout_of_others,
+    ),
+    Limit("reclaim of a page of a disk file either frees it or does nothing", ("swapout",), _kept_file_page),
+    Limit("io_uring does not pin pages of files that may be written back", ("pin",), _pins_file),
+    Limit("the lab drops the pages of all files at once, a step those of one", ("drop",), _others_cached),
+    Limit("a disk has no size to change and no holes", ("truncate", "punch"), _resizes_device),
+    Limit("a disk is larger than the pages that a scenario names", ("read", "write"), _beyond_device),
+    Limit("a disk is larger than the pages that a scenario names", ("map",), _maps_past_device),
+    Limit(
+        "a file system whose journal cannot be written stops altogether",
+        ("fsync",),
+        _journal_write_fails,
+    ),
+    Limit("a new file is written to its disk before the scenario goes on", ("file",), _made_while_held),
+    Limit("a free frame may be in use after any further step", ("inject",), _frame_was_free),
+    Limit("only memory of drivers can be mapped without harm", ("map",), _maps_kernel_memory),
+    Limit("a thread that calls execve takes over its leader's identity", ("exec",), _executes_in_thread),
+)
+
+
+STOPPING = (("memory_failure_recovery", "0"), ("panic_on_unrecoverable_memory_failure", "1"))
+
+
+def _stops_the_machine(_model: Model, step: Step) -> bool:
+    return (step.subject, step.args["value"]) in STOPPING
+
+
+def _page_of_zeros(model: Model, step: Step) -> bool:
+    zeros = model.vm.zero_page
+    if step.get("via") != "madvise":
+        return model.pfn(step) == zeros.pfn
+    task, vpn = model.address(step)
+    vma, entry = task.alive_mm().find_vma(vpn), task.alive_mm().entry(vpn)
+    if isinstance(entry, Pte):
+        return entry.page is zeros
+    return entry is None and vma is not None and vma.mapping is None
+
+
+COSTLY: tuple[Limit, ...] = (
+    Limit("the machine may stop", ("sysctl",), _stops_the_machine),
+    Limit("the page of zeros can be poisoned once in a boot", ("inject",), _page_of_zeros),
+)
