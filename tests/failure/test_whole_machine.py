@@ -154,7 +154,7 @@ class WholeMachine(RuleBasedStateMachine):
         self.vm = Machine(frames=FRAMES, reserved=RESERVED, swap_slots=SLOTS, traits=traits)
         self.failure = MemoryFailure(self.vm, PROFILES[profile])
         self.vm.sysctls.memory_failure_early_kill = early
-        for fs in ("ext4", "tmpfs", "vfat"):
+        for fs in ("ext4", "tmpfs", "bdev"):
             self.accounts.append(Account(self.vm.create(f"on {fs}", fs, PAGES)))
         self.start(0)
 

@@ -218,7 +218,7 @@ def _innocent(
 ) -> Iterator[Broken]:
     """3. Nobody is signalled who did not use the page; nobody at all when its contents exist elsewhere.
 
-    ``later``: how many signals each task had received when the next error struck; what came after is not ours.
+    ``later``: how many signals each task had received when the next error struck; later ones are not ours.
     ``before``: uses of frames that were hit earlier; their signals may have been blocked until now.
     """
     result = _result(failure, census.pfn)
