@@ -17,10 +17,14 @@ RELEASE = "6.12.9-amd64"
 CONFIGURATION = "CONFIG_MEMORY_FAILURE=y\nCONFIG_X86_MCE=y\nCONFIG_HWPOISON_INJECT=m\n"
 
 # Runs the command meant for the guest here, and says what a kernel would say. Code 99 stands for a panic.
-VNG = r"""
+QEMU = r"""
 echo "Linux version 6.12.9-amd64 (stand-in)"
-while [ $# -gt 0 ]; do [ "$1" = --exec ] && command=$2; shift; done
-sh -c "$command"
+for word; do
+    case $word in local,id=shared,path=*) shared=${word#*path=} shared=${shared%%,security_model=*} ;; esac
+done
+read -r place < "$shared/place"
+cd "$place"
+sh ./command > ./output 2>&1 < /dev/null
 code=$?
 if [ $code = 99 ]; then
     echo "Memory failure: 0x1a2b3: nobody could help"
@@ -28,7 +32,7 @@ if [ $code = 99 ]; then
     echo "Call Trace:"
     exit 1
 fi
-echo "virtme-ng-init: script exited with code $code"
+echo "[    9.000000] hwpoison: the command ended with code $code"
 """
 
 
@@ -90,8 +94,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
 
 @pytest.fixture
 def guest(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    """virtme-ng and its tools: guests are processes of this machine."""
-    program("vng", VNG)
+    """QEMU and its tools: guests are processes of this machine."""
+    program("qemu-system-x86_64", QEMU)
+    program("modprobe", 'for name; do :; done; echo "builtin $name"')
     for name in tools.FOR_BOOTING:
         if tools.program(name) is None:
             program(name, "exit 1")

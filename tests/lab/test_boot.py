@@ -13,12 +13,13 @@ from hwpoison.failure.profiles import PROFILES
 from hwpoison.lab import boot, kernels, tools
 from hwpoison.lab.boot import Acceleration, acceleration, judge
 from hwpoison.lab.compare import differences
+from hwpoison.lab.initramfs import ENDED
 from hwpoison.lab.kernels import KNOWN, Kernel
 from hwpoison.lab.together import run as run_together
 from hwpoison.scenario.load import catalogue
 from hwpoison.scenario.model import run as run_model
 
-from .conftest import VNG, Program
+from .conftest import QEMU, Program
 
 HANDFUL = ("anonymous", "file-dirty", "file-clean-mapped", "tmpfs-mapped", "early-by-prctl", "again")
 PREFERRED = "6.12"
@@ -28,10 +29,10 @@ COMMAND_SECONDS = 240.0  # from its start; what it does takes a moment
 @pytest.mark.parametrize(
     ("console", "reason", "ending", "code", "why"),
     [
-        ("Linux version 6\nscript exited with code 0\n", "", "finished", 0, "ended with code 0"),
-        ("Linux version 6\nscript exited with code 3\n", "", "finished", 3, "ended with code 3"),
+        (f"Linux version 6\n[ 7.0] {ENDED} 0\n", "", "finished", 0, "ended with code 0"),
+        (f"Linux version 6\n[ 7.0] {ENDED} 3\n", "", "finished", 3, "ended with code 3"),
         (
-            "Linux version 6\nKernel panic - not syncing: Fatal machine check\nscript exited with code 1",
+            f"Linux version 6\nKernel panic - not syncing: Fatal machine check\n[ 7.0] {ENDED} 1",
             "it was silent",
             "panic",
             None,
@@ -41,7 +42,7 @@ COMMAND_SECONDS = 240.0  # from its start; what it does takes a moment
         ("Linux version 6\nhello\n", "it was silent for 9 s", "stopped", None, "it was silent for 9 s"),
         ("Linux version 6\nhello\n", "", "vanished", None, "the guest ended without a word"),
         (
-            "vng: no\nqemu: cannot set up guest memory\n",
+            "qemu: no\nqemu: cannot set up guest memory\n",
             "",
             "no start",
             None,
@@ -68,11 +69,11 @@ def test_of_a_panic_the_last_lines_are_those_that_led_to_it() -> None:
     assert len(last) == boot.LAST_LINES
 
 
-def test_without_virtme_ng_there_is_one_sentence(
+def test_without_qemu_there_is_one_sentence(
     kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tools, "search_path", lambda: str(tmp_path))
-    with pytest.raises(NotPossible, match=r"vng.*pip install 'hwpoison\[lab\]'"):
+    with pytest.raises(NotPossible, match=r"booted with QEMU: qemu-system-x86_64, .*apt-get install"):
         boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=60)
 
 
@@ -99,8 +100,8 @@ if [ $tries -lt {panics} ]; then echo "Kernel panic - not syncing: Fatal excepti
 
 
 def on_the_way_up(program: Program, here: Path, *, panics: int) -> None:
-    """virtme-ng whose first guests panic before they come to the command."""
-    program("vng", UNSURE.format(here=here, panics=panics) + VNG)
+    """QEMU whose first guests panic before they come to the command."""
+    program("qemu-system-x86_64", UNSURE.format(here=here, panics=panics) + QEMU)
 
 
 def test_a_guest_that_panics_on_its_way_up_is_booted_again_and_the_result_says_so(
@@ -133,7 +134,7 @@ def test_a_panic_after_the_command_was_started_is_the_answer(
 def test_a_slow_way_up_is_not_the_commands_time(
     guest: None, program: Program, kernel: Kernel, tmp_path: Path
 ) -> None:
-    program("vng", "sleep 2\n" + VNG)
+    program("qemu-system-x86_64", "sleep 2\n" + QEMU)
     ended = boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=1, watch=lambda: None)
     assert (ended.ending, ended.code) == ("finished", 0)
     ended = boot.run(kernel, ["sleep", "1000"], tmp_path, kvm=False, seconds=1)
@@ -144,7 +145,7 @@ def test_a_guest_that_hangs_on_its_way_up_is_booted_again(
     guest: None, program: Program, kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(boot, "START_SECONDS", 0.5)
-    program("vng", "echo Linux version 6; exec sleep 1000")
+    program("qemu-system-x86_64", "echo Linux version 6; exec sleep 1000")
     ended = boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=60)
     assert (ended.ending, ended.started, len(ended.before)) == ("stopped", False, boot.STARTS - 1)
     assert ended.reason.startswith("it did not get going in")
@@ -153,7 +154,7 @@ def test_a_guest_that_hangs_on_its_way_up_is_booted_again(
 def test_a_watch_has_no_say_before_the_command_is_under_way(
     guest: None, program: Program, kernel: Kernel, tmp_path: Path
 ) -> None:
-    program("vng", "sleep 1\n" + VNG)
+    program("qemu-system-x86_64", "sleep 1\n" + QEMU)
     ended = boot.run(kernel, ["sleep", "1000"], tmp_path, kvm=False, seconds=60, watch=lambda: "enough")
     assert (ended.ending, ended.reason, ended.started) == ("stopped", "enough", True)
 

@@ -58,7 +58,7 @@ def test_the_list_says_what_booting_needs(
 ) -> None:
     monkeypatch.setattr(tools, "search_path", lambda: str(tmp_path))
     assert main(["kernels"]) == DONE
-    assert "To boot them: qemu-system-x86_64, vng" in capsys.readouterr().out
+    assert "To boot them: qemu-system-x86_64, busybox" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ sys.exit(main(["verify", "again", "--kernel", "6.12"]))
 def test_an_interrupted_run_leaves_nothing_running_and_nothing_behind(
     number: int, code: int, kernel: Kernel, guest: None, program: Program, tmp_path: Path
 ) -> None:
-    program("vng", f"echo Linux version; echo $$ > {tmp_path}/guest; exec sleep 1000")
+    program("qemu-system-x86_64", f"echo Linux version; echo $$ > {tmp_path}/guest; exec sleep 1000")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     process = subprocess.Popen(

@@ -72,7 +72,7 @@ def fuzz(  # noqa: PLR0913, PLR0917 # one parameter is one option
     if model_only and kernel:
         raise WrongUse("--model-only runs no kernel: leave --kernel out, every profile is tried")
     if not model_only:
-        tools.need("real kernels are booted with QEMU and virtme-ng", tools.FOR_BOOTING)
+        tools.need("real kernels are booted with QEMU", tools.FOR_BOOTING)
     task = Fuzzing(kernels, seed, first, count, shrink, save, jobs or together.usual_jobs())
     with ended_by_sigterm():
         task.run()

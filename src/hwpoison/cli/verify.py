@@ -55,7 +55,7 @@ def verify(
     folder = records.directory() if record else None
     if record:
         _check_recordable(scenarios, kernels)
-    tools.need("real kernels are booted with QEMU and virtme-ng", tools.FOR_BOOTING)
+    tools.need("real kernels are booted with QEMU", tools.FOR_BOOTING)
     models = {k.name: model_outcomes(k, scenarios) for k in kernels}
     answers = _ask(kernels, scenarios, models, jobs or together.usual_jobs())
     matrix = _matrix(kernels, scenarios, models, answers, known_to_differ())

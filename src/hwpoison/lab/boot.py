@@ -1,9 +1,10 @@
 """Boot one real kernel in a virtual machine, run one command inside, and bring back what it said.
 
-virtme-ng boots the image over this host's own file system (read-only, with overlays), so the host's Python
-and the project run inside as they are; it finds the modules by itself, as the image lies in the same root.
-A panic, an oops, a locked-up CPU and a task that hangs for a minute end the guest at once, and it cannot
-outlive this process (processes.py).
+The guest has this host's own file system, read-only, so the host's Python and the project run inside as they
+are (initramfs.py says how it comes up); its kernel and modules have been unpacked before (prepared.py).
+It has one processor: QEMU then emulates on one thread, where atomic instructions are cheap, and the races of
+emulated processors with each other are gone. A panic, an oops, a locked-up CPU and a task that hangs for a
+minute end the guest at once, and it cannot outlive this process (processes.py).
 
 A guest that ends before the command is under way says nothing about the command: it is booted again, a
 bounded number of times, and the result says so. A file that is no longer empty is the mark that tells.
@@ -20,19 +21,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from . import tools
+from . import initramfs, tools
 from .kernels import Kernel
+from .prepared import Prepared, prepare
 from .processes import Watch, converse, unwatched
 
 KVM_SECONDS = 6.0  # a kernel under KVM that works says its version in less than one
 STARTS = 3  # emulated kernels have been seen to panic on their way up, once in some hundred boots
 START_SECONDS = 240.0  # until the command is under way: fifteen alone, much more beside other guests
 LAST_LINES = 15
+OUTPUT_BYTES = 1 << 20  # of what the command prints, the last ones
+GUEST_MARK = "hwpoison_lab"  # on the command line of every guest's kernel
 HALTED = (b"PANIC: early exception", b"-- System halted")  # the kernel then loops for ever
 PANIC = re.compile(r"Kernel panic - not syncing: (.*)|PANIC: (early exception .*)")
-EXIT = re.compile(r"script exited with code (\d+)")
+EXIT = re.compile(re.escape(initramfs.ENDED) + r" (\d+)")
+CPU = "max,la57=off,smap=off,smep=off"  # a fifth page table level and these checks are slow to emulate
 GUEST_OPTIONS = (
-    "mitigations=off",  # nothing to protect, and emulated code gets faster
+    f"{GUEST_MARK} console=ttyS0 earlyprintk=serial,ttyS0,115200 panic=-1",
+    "loglevel=6",  # each character is an exit to QEMU; an oops is printed whole all the same
+    "mitigations=off cryptomgr.notests apparmor=0 audit=0",  # nothing to protect or test
+    "tsc=reliable no_timer_check",  # a guest that is made to wait must not mistrust its clocks
     "numa=fake=2",  # a second node, for pages to be moved to
     "oops=panic",
     "sysctl.kernel.softlockup_panic=1",
@@ -108,18 +116,20 @@ def run(
     ``shared`` is the one directory that the guest may write to. ``mark`` is a file there that the command
     writes to when it gets going; without one, that it was started will do. From then on ``watch`` can give a
     reason to end it. Any exception that it raises, then or before, ends the guest first. Raises NotPossible
-    without QEMU or virtme-ng.
+    without QEMU.
     """
-    tools.need("real kernels are booted with QEMU and virtme-ng", tools.FOR_BOOTING)
-    script = shared / "command"  # the kernel's own command line ends in a panic beyond 2048 bytes
+    tools.need("real kernels are booted with QEMU", tools.FOR_BOOTING)
+    script = shared / initramfs.COMMAND  # the kernel's own command line ends in a panic beyond 2048 bytes
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in (environment or {}).items())
     script.write_text(f"echo > {shlex.quote(str(shared / 'started'))}\n{exports}exec {shlex.join(command)}\n")
+    (shared / initramfs.PLACE).write_text(f"{shared}\n")
     mark = mark or shared / "started"
+    prepared = prepare(kernel)
     before: list[Boot] = []
     while True:
         mark.unlink(missing_ok=True)
         limits = _Limits(mark, seconds, watch)
-        ended = _boot(kernel, script, limits, kvm=kvm)
+        ended = _boot(prepared, shared, limits, kvm=kvm)
         if limits.started() or ended.ending in ("finished", "no start") or len(before) == STARTS - 1:
             return replace(ended, started=limits.started(), before=tuple(before))
         before.append(ended)
@@ -148,25 +158,39 @@ class _Limits:
         return f"it did not get going in {limit:.0f} s" if late else None
 
 
-def _boot(kernel: Kernel, script: Path, limits: _Limits, *, kvm: bool) -> Boot:
+def _boot(kernel: Prepared, shared: Path, limits: _Limits, *, kvm: bool) -> Boot:
     """One guest."""
     begun = time.monotonic()
-    with tools.scratch("hwpoison-boot-") as scratch:  # a killed virtme-ng leaves things
-        line = _command_line(kernel, script, str(scratch / "monitor"), kvm=kvm)
-        directories = {"TMPDIR": str(scratch), "XDG_CACHE_HOME": str(scratch)}
-        longest = START_SECONDS + limits.seconds
-        console, reason = converse(line, longest, HALTED, limits.reason, **directories)
+    output = shared / initramfs.OUTPUT
+    output.unlink(missing_ok=True)
+    with tools.scratch("hwpoison-boot-") as scratch:
+        line = _command_line(kernel, shared, str(scratch / "monitor"), kvm=kvm)
+        console, reason = converse(line, START_SECONDS + limits.seconds, HALTED, limits.reason)
+    if output.exists():
+        console += output.read_bytes()[-OUTPUT_BYTES:].decode(errors="replace")
     return judge(console, reason, time.monotonic() - begun)
 
 
-def _command_line(kernel: Kernel, script: Path, monitor: str, *, kvm: bool) -> list[str]:
-    # Without --verbose nothing comes back when there is no terminal (virtme-ng 1.42).
-    line = [tools.VIRTME, "--verbose", "-r", str(kernel.image), "--force-9p", "--cpus", "2", "--memory", "1G"]
-    line += ["--user", "root", f"--rwdir={script.parent}", *([] if kvm else ["--disable-kvm"])]
-    for option in GUEST_OPTIONS:
-        line += ["--append", option]
-    line.append(f"--qemu-opts={' '.join(MONITOR).format(monitor)}")
-    return [*line, "--exec", shlex.join(["/bin/sh", str(script)])]
+def _command_line(kernel: Prepared, shared: Path, monitor: str, *, kvm: bool) -> list[str]:
+    line = ["qemu-system-x86_64", "-name", "hwpoison-lab", "-machine", "q35", "-m", "1G", "-smp", "1"]
+    line += ["-accel", "kvm" if kvm else "tcg", "-cpu", CPU, "-nodefaults", "-display", "none", "-no-reboot"]
+    line += [
+        "-kernel",
+        str(kernel.image),
+        "-initrd",
+        str(kernel.initramfs),
+        "-append",
+        " ".join(GUEST_OPTIONS),
+    ]
+    line += ["-serial", "stdio"]
+    for tag, path, access in ((initramfs.ROOT_TAG, "/", "on"), (initramfs.SHARED_TAG, str(shared), "off")):
+        place = path.replace(",", ",,")
+        line += [
+            "-fsdev",
+            f"local,id={tag},path={place},security_model=none,readonly={access},multidevs=remap",
+        ]
+        line += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+    return [*line, *shlex.split(" ".join(MONITOR).format(monitor.replace(",", ",,")))]
 
 
 def judge(console: str, reason: str, seconds: float) -> Boot:

@@ -109,7 +109,7 @@ def at_path(image: Path) -> Kernel:
             check_configuration(kernel)
             return kernel
         if held is not None:
-            break  # virtme-ng looks no further
+            break  # what is further up belongs to another kernel
     raise NotPossible(
         f"{image} is kernel {release}, but its modules are not beside it: expected a directory "
         f"lib/modules/{release} with a modules.dep (made by depmod) in a directory above the image"

@@ -14,13 +14,11 @@ from pathlib import Path
 from hwpoison.abi.problems import NotPossible
 
 SOURCE = Path(__file__).parents[2]  # what has to be in PYTHONPATH to find this package
-VIRTME = "vng"
 DEBIAN_PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",  # the first steps inside the guest, before its file systems are there
     "modprobe": "kmod",
     "depmod": "kmod",
-    "file": "file",  # virtme-ng reads an image's release with it
     "setpriv": "util-linux",
     "timeout": "coreutils",
     "apt-get": "apt",
@@ -28,7 +26,7 @@ DEBIAN_PACKAGES = {
     "apt-config": "apt",
     "dpkg-deb": "dpkg",
 }
-FOR_BOOTING = ("qemu-system-x86_64", VIRTME, "busybox", "modprobe", "file", "setpriv", "timeout")
+FOR_BOOTING = ("qemu-system-x86_64", "busybox", "modprobe", "setpriv", "timeout")
 FOR_FETCHING = ("apt-get", "apt-cache", "apt-config", "dpkg-deb", "depmod")
 NO_SPACE = "No space left on device"
 SCRATCH_NEEDED = 64 << 20  # bytes: an initramfs, results, and room to spare
@@ -36,7 +34,7 @@ LAST_WORDS = 3  # lines of a failed program's output that are passed on
 
 
 def search_path() -> str:
-    """PATH, after the directory of this Python (virtme-ng is installed there), before the administrator's."""
+    """PATH, after the directory of this Python, before the administrator's."""
     beside = str(Path(sys.executable).parent)
     return os.pathsep.join((beside, os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
@@ -49,13 +47,9 @@ def program(name: str) -> str | None:
 def missing(programs: Sequence[str]) -> str:
     """What to install to have all of ``programs``, as a clause; empty when all are there."""
     absent = [name for name in programs if program(name) is None]
-    ways = []
-    packages = dict.fromkeys(DEBIAN_PACKAGES[name] for name in absent if name in DEBIAN_PACKAGES)
-    if packages:
-        ways.append(f"on Debian, apt-get install {' '.join(packages)}")
-    if VIRTME in absent:
-        ways.append("for vng, pip install 'hwpoison[lab]'")
-    return f"{', '.join(absent)} not found ({'; '.join(ways)})" if absent else ""
+    packages = dict.fromkeys(DEBIAN_PACKAGES[name] for name in absent)
+    way = f"on Debian, apt-get install {' '.join(packages)}"
+    return f"{', '.join(absent)} not found ({way})" if absent else ""
 
 
 def need(purpose: str, programs: Sequence[str]) -> None:

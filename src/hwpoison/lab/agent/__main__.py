@@ -11,7 +11,7 @@ from hwpoison.lab.wire import from_json
 
 from .runner import Runner
 
-GUEST_MARK = "virtme"  # on the command line of every kernel that virtme-ng boots
+GUEST_MARK = "hwpoison_lab"  # on the command line of every kernel that boot.py boots
 
 
 def main(arguments: list[str]) -> int:
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
             raise WrongUse("expected: python -m hwpoison.lab.agent SCENARIOS.json RESULTS.jsonl")
         if GUEST_MARK not in Path("/proc/cmdline").read_text() or os.geteuid():
             raise NotPossible(
-                "the agent poisons memory and runs only as root in a guest that virtme-ng has booted"
+                "the agent poisons memory and runs only as root in a guest that hwpoison has booted"
             )
         runner = Runner(Path(arguments[1]))
         errands = from_json(Path(arguments[0]).read_text(encoding="utf-8"))

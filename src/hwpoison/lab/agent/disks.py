@@ -14,13 +14,15 @@ import functools
 import mmap
 import os
 import struct
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from hwpoison.abi.signals import PAGE_SIZE
 
+from . import syscalls as nr
 from .problems import CannotSetUp
+
+MODULES = Path("/hwpoison/modules")  # lab/initramfs.py
 
 SECTOR = 512
 SWAP_SIZE = 64 << 20
@@ -102,7 +104,7 @@ class Disks:
     def get(self, name: str) -> Disk:
         if name not in self.by_name:
             if not self.by_name:
-                modules("brd", f"rd_nr={RAM_DISKS}", f"rd_size={RAM_DISK_KIB}")
+                modules("brd", f"rd_nr={RAM_DISKS} rd_size={RAM_DISK_KIB}")
                 modules("dm-mod")
             if len(self.by_name) == RAM_DISKS:
                 raise CannotSetUp(f"there are {RAM_DISKS} disks in a guest, {name} would be one more")
@@ -128,11 +130,21 @@ class Disks:
 
 
 @functools.cache
-def modules(name: str, *options: str) -> None:
-    """Load a module. CannotSetUp if this kernel does not have it."""
-    done = subprocess.run(["modprobe", name, *options], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CannotSetUp(f"module {name}: {done.stderr.strip() or os.strerror(errno.ENOENT)}")
+def modules(name: str, options: str = "") -> None:
+    """Load a module that the guest came with, after those that it needs. CannotSetUp if it cannot be."""
+    try:
+        files = (MODULES / f"{name}.order").read_text().split()
+    except FileNotFoundError:
+        raise CannotSetUp(f"this kernel has no module {name}") from None
+    for file in files:
+        descriptor = os.open(MODULES / file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            nr.call(nr.FINIT_MODULE, descriptor, (options if file == files[-1] else "").encode() + b"\0", 0)
+        except nr.CallFailed as error:
+            if error.errno != errno.EEXIST:
+                raise CannotSetUp(f"module {file}: {error.strerror}") from None
+        finally:
+            os.close(descriptor)
 
 
 def make_swap(path: str) -> None:

@@ -61,7 +61,7 @@ class Runner:
             except OSError as error:
                 if kind == "tmpfs":
                     raise CannotSetUp(f"cannot mount a {kind} at {where}: {error.strerror}") from None
-        modules("hwpoison_inject")
+        modules("hwpoison-inject")
         PROGRAM.write_bytes(executable())
         PROGRAM.chmod(0o755)
         quiet.put(quiet.SETTINGS)
