@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hwpoison.lab import tools
+from hwpoison.lab import prepared, tools
 from hwpoison.lab.kernels import CACHE_VARIABLE, Kernel
 
 Program = Callable[[str, str], Path]
@@ -96,6 +96,8 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
 def guest(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     """QEMU and its tools: guests are processes of this machine."""
     program("qemu-system-x86_64", QEMU)
+    for archive in ("bundle", "images"):
+        monkeypatch.setattr(prepared, archive, lambda: Path("/dev/null"))
     program("modprobe", 'for name; do :; done; echo "builtin $name"')
     for name in tools.FOR_BOOTING:
         if tools.program(name) is None:

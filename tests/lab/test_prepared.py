@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import lzma
+import os
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from hwpoison.abi.problems import NotPossible
-from hwpoison.lab import initramfs, prepared, tools
+from hwpoison.lab import bundle, images, initramfs, keep, prepared, tools
 from hwpoison.lab.kernels import Kernel
 from hwpoison.lab.prepared import prepare
 
@@ -38,7 +40,7 @@ def with_payload(image: bytes, payload: bytes) -> bytes:
 
 
 @pytest.fixture
-def modprobe(program: Program, kernel: Kernel) -> Path:
+def modprobe(program: Program, kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each module is one file of its name, in the kernel's own directory."""
     home = kernel.root / "lib" / "modules" / kernel.release / "kernel"
     home.mkdir()
@@ -47,6 +49,8 @@ def modprobe(program: Program, kernel: Kernel) -> Path:
     script = f'for name; do :; done; [ -e {home}/$name.ko.xz ] || exit 1; echo "insmod {home}/$name.ko.xz "'
     program("modprobe", script)
     program("busybox", "exit 0")
+    for archive in ("bundle", "images"):
+        monkeypatch.setattr(prepared, archive, lambda: Path("/dev/null"))
     return home
 
 
@@ -56,14 +60,14 @@ def unpack(archive: Path, where: Path) -> Path:
         pytest.skip("there is no busybox to unpack the archive with")
     where.mkdir()
     with archive.open("rb") as stream:
-        subprocess.run([busybox, "cpio", "-i"], stdin=stream, cwd=where, check=True, capture_output=True)
+        subprocess.run([busybox, "cpio", "-id"], stdin=stream, cwd=where, check=True, capture_output=True)
     return where
 
 
 def test_the_first_file_system_holds_plain_modules_and_their_order(
     modprobe: Path, kernel: Kernel, tmp_path: Path
 ) -> None:
-    found = unpack(prepare(kernel).initramfs, tmp_path / "unpacked")
+    found = unpack(prepare(kernel).archives[0], tmp_path / "unpacked")
     assert (found / "init").read_text() == initramfs.INIT
     assert (found / "init").stat().st_mode & 0o111
     assert (found / initramfs.MODULES / "ext4.order").read_text() == "ext4.ko\n"
@@ -73,9 +77,9 @@ def test_the_first_file_system_holds_plain_modules_and_their_order(
 
 def test_a_kernel_is_prepared_once_until_its_image_changes(modprobe: Path, kernel: Kernel) -> None:
     first = prepare(kernel)
-    stamp = first.initramfs.stat().st_mtime_ns
+    stamp = first.archives[0].stat().st_mtime_ns
     assert prepare(kernel) == first
-    assert first.initramfs.stat().st_mtime_ns == stamp
+    assert first.archives[0].stat().st_mtime_ns == stamp
     kernel.image.write_bytes(kernel.image.read_bytes() + b"\0")
     assert prepare(kernel) != first
 
@@ -110,7 +114,7 @@ def test_a_kernel_that_could_not_start_a_command_is_refused(modprobe: Path, kern
 
 def test_a_file_system_without_a_driver_is_left_out(modprobe: Path, kernel: Kernel, tmp_path: Path) -> None:
     (modprobe / "f2fs.ko.xz").unlink()
-    found = unpack(prepare(kernel).initramfs, tmp_path / "unpacked")
+    found = unpack(prepare(kernel).archives[0], tmp_path / "unpacked")
     assert not (found / initramfs.MODULES / "f2fs.order").exists()
 
 
@@ -119,7 +123,7 @@ def test_zstd_is_undone_by_its_program_or_named(
 ) -> None:
     (modprobe / "9p.ko.xz").write_bytes(b"\x28\xb5\x2f\xfd packed")
     program("zstd", r"printf '\177ELF unpacked' > $4")
-    assert prepare(kernel).initramfs.read_bytes().count(b"\x7fELF unpacked") == 1
+    assert prepare(kernel).archives[0].read_bytes().count(b"\x7fELF unpacked") == 1
     monkeypatch.setattr(prepared.tools, "program", lambda name: None if name == "zstd" else "/bin/true")
     kernel.image.touch()
     with pytest.raises(NotPossible, match=r"9p\.ko\.xz is compressed .* install zstd"):
@@ -128,19 +132,57 @@ def test_zstd_is_undone_by_its_program_or_named(
 
 def test_a_cache_that_cannot_be_written_is_named(modprobe: Path, kernel: Kernel) -> None:
     (kernel.root.parent / "prepared").write_text("in the way")
-    with pytest.raises(NotPossible, match=r"cannot be prepared in .*HWPOISON_KERNELS"):
+    with pytest.raises(NotPossible, match=r"cannot be kept in .*HWPOISON_KERNELS"):
         prepare(kernel)
 
 
 def test_a_preparation_of_another_time_is_removed(
     modprobe: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = prepare(kernel).initramfs.parent
+    old = prepare(kernel).archives[0]
     kernel.image.touch()
     kernel.image.write_bytes(kernel.image.read_bytes() + b"\0")
-    monkeypatch.setattr(prepared, "KEPT_SECONDS", -1.0)
-    assert prepare(kernel).initramfs.parent != old
+    monkeypatch.setattr(keep, "KEPT_SECONDS", -1.0)
+    assert prepare(kernel).archives[0] != old
     assert not old.exists()
+
+
+def test_the_agent_is_compiled_with_all_that_it_imports(cache: Path, tmp_path: Path) -> None:
+    found = unpack(bundle.bundle(), tmp_path / "unpacked") / initramfs.PYTHON
+    asked = "import hwpoison.lab.agent.__main__ as main, json; print(main.__file__, json.__file__)"
+    environment = {"PYTHONPATH": str(found), "PATH": "/usr/bin:/bin"}
+    ran = subprocess.run(
+        [sys.executable, "-S", "-c", asked], env=environment, capture_output=True, text=True, check=True
+    )
+    places = ran.stdout.split()
+    assert places == [f"{found}/hwpoison/lab/agent/__main__.pyc", f"{found}/json/__init__.pyc"]
+
+
+def test_an_image_is_what_is_not_zeros(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with disk.open("wb") as stream:
+        stream.truncate(64 * 4096)
+        for block, content in (
+            (3, b"a" * 4096),
+            (4, b"b" + bytes(4095)),
+            (5, bytes(4096)),
+            (63, b"c" * 4096),
+        ):
+            os.pwrite(stream.fileno(), content, block * 4096)
+    with disk.open("rb") as stream:
+        found = list(images.runs(stream.fileno()))
+    assert [(at // 4096, len(run) // 4096) for at, run in found] == [(3, 2), (63, 1)]
+    assert found[0][1] == b"a" * 4096 + b"b" + bytes(4095)
+
+
+def test_file_systems_whose_programs_are_missing_are_left_out(
+    cache: Path, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("mkfs.there", 'printf x | dd of="$1" bs=4096 seek=2 conv=notrunc 2>/dev/null')
+    monkeypatch.setattr(images, "MAKE", {"one": "mkfs.there {disk}", "two": "mkfs.missing {disk}"})
+    found = unpack(images.images(), tmp_path / "unpacked") / initramfs.IMAGES
+    assert [path.name for path in found.iterdir()] == ["one"]
+    assert (found / "one").read_bytes() == struct.pack("<QQ", 8192, 4096) + b"x".ljust(4096, b"\0")
 
 
 def test_the_script_of_the_first_file_system_is_one_that_a_shell_can_read(tmp_path: Path) -> None:

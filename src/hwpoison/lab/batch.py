@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from hwpoison.abi.problems import NotPossible
 from hwpoison.scenario.load import Scenario
 
-from . import boot, tools, wire
+from . import boot, initramfs, tools, wire
 from .answers import Answer, Following
 from .kernels import Kernel
 
-AGENT = (sys.executable, "-m", "hwpoison.lab.agent")
+AGENT = (sys.executable, "-S", "-s", "-m", "hwpoison.lab.agent")
 SILENCE_SECONDS = 75.0  # of silence between two lines; a kernel reports a hung task after 60
 BOOT_SECONDS = 300.0  # of the agent in all, and for each scenario ...
 SCENARIO_SECONDS = 15.0  # ... so much more
@@ -149,9 +149,9 @@ def _noted(answer: Answer, note: str) -> Answer:
 
 
 def guest_environment() -> dict[str, str]:
-    """What Python needs inside to find this package where it is, and nothing of the user's."""
+    """What Python needs inside to find the agent, and nothing of the user's."""
     return {
         "PATH": tools.search_path(),
-        "PYTHONPATH": str(tools.SOURCE),
+        "PYTHONPATH": f"/{initramfs.PYTHON}",
         "PYTHONDONTWRITEBYTECODE": "1",
     }

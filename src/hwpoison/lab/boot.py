@@ -164,33 +164,25 @@ def _boot(kernel: Prepared, shared: Path, limits: _Limits, *, kvm: bool) -> Boot
     output = shared / initramfs.OUTPUT
     output.unlink(missing_ok=True)
     with tools.scratch("hwpoison-boot-") as scratch:
-        line = _command_line(kernel, shared, str(scratch / "monitor"), kvm=kvm)
+        (scratch / "initramfs").write_bytes(b"".join(archive.read_bytes() for archive in kernel.archives))
+        line = _command_line(kernel.image, scratch, shared, kvm=kvm)
         console, reason = converse(line, START_SECONDS + limits.seconds, HALTED, limits.reason)
     if output.exists():
         console += output.read_bytes()[-OUTPUT_BYTES:].decode(errors="replace")
     return judge(console, reason, time.monotonic() - begun)
 
 
-def _command_line(kernel: Prepared, shared: Path, monitor: str, *, kvm: bool) -> list[str]:
+def _command_line(image: Path, scratch: Path, shared: Path, *, kvm: bool) -> list[str]:
     line = ["qemu-system-x86_64", "-name", "hwpoison-lab", "-machine", "q35", "-m", "1G", "-smp", "1"]
     line += ["-accel", "kvm" if kvm else "tcg", "-cpu", CPU, "-nodefaults", "-display", "none", "-no-reboot"]
-    line += [
-        "-kernel",
-        str(kernel.image),
-        "-initrd",
-        str(kernel.initramfs),
-        "-append",
-        " ".join(GUEST_OPTIONS),
-    ]
-    line += ["-serial", "stdio"]
+    line += ["-kernel", str(image), "-initrd", str(scratch / "initramfs"), "-serial", "stdio"]
+    line += ["-append", " ".join(GUEST_OPTIONS)]
     for tag, path, access in ((initramfs.ROOT_TAG, "/", "on"), (initramfs.SHARED_TAG, str(shared), "off")):
-        place = path.replace(",", ",,")
-        line += [
-            "-fsdev",
-            f"local,id={tag},path={place},security_model=none,readonly={access},multidevs=remap",
-        ]
+        place = f"path={path.replace(',', ',,')},security_model=none"
+        line += ["-fsdev", f"local,id={tag},{place},readonly={access},multidevs=remap"]
         line += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
-    return [*line, *shlex.split(" ".join(MONITOR).format(monitor.replace(",", ",,")))]
+    monitor = str(scratch / "monitor").replace(",", ",,")
+    return [*line, *shlex.split(" ".join(MONITOR).format(monitor))]
 
 
 def judge(console: str, reason: str, seconds: float) -> Boot:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 
 HOME = "hwpoison"  # the directory that is ours in the guest
 MODULES = f"{HOME}/modules"  # NAME.order lists the files to insert for a module, in that order
+PYTHON = f"{HOME}/python"  # the agent and what it imports (bundle.py)
+IMAGES = f"{HOME}/images"  # file systems (images.py)
 AT_START = ("virtio_pci", "9pnet_virtio", "9p")
 ON_DEMAND = (
     *("hwpoison-inject", "mce-inject", "brd", "dm-mod", "dm-delay", "dm-flakey"),

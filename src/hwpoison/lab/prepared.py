@@ -1,27 +1,26 @@
-"""What is made once of a kernel so that its guests start quickly, and kept beside the fetched kernels.
+"""What a guest is started from, made once so that it starts quickly.
 
 The image without its compression, which an emulated machine takes seconds to undo (QEMU starts it by the
-entry that Xen's PVH describes: a note in the ELF file), and the guest's first file system with all modules
-unpacked. The name of a directory is made of everything that it depends on, so none is ever stale.
+entry that Xen's PVH describes: a note in the ELF file), and a first file system with the kernel's modules
+unpacked, the agent's Python compiled, and file systems for the disks.
 """
 
 from __future__ import annotations
 
-import hashlib
 import lzma
-import shutil
 import struct
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from hwpoison.abi.problems import NotPossible
 
 from . import initramfs, tools
-from .kernels import CACHE_VARIABLE, Kernel, cache_directory
+from .bundle import bundle
+from .images import images
+from .keep import kept, state
+from .kernels import Kernel
 
-KEPT_SECONDS = 86400.0  # an older preparation of the same release is removed, unless it may be in use
 TOOL_SECONDS = 60.0
 XZ, ZSTD, ELF = b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x7fELF"
 PT_NOTE, PVH_ENTRY = 4, 18
@@ -29,61 +28,36 @@ PT_NOTE, PVH_ENTRY = 4, 18
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What QEMU is given: a kernel and its first file system."""
+    """A kernel for QEMU, and the archives that make up the first file system, one behind the other."""
 
     image: Path
-    initramfs: Path
+    archives: tuple[Path, ...]
 
 
 def prepare(kernel: Kernel) -> Prepared:
-    """The prepared kernel, made if need be. NotPossible if the kernel lacks a module, or there is no room."""
-    folder = cache_directory() / "prepared" / f"{kernel.release}-{_key(kernel)}"
-    found = Prepared(folder / "vmlinux", folder / "initramfs")
-    if not folder.is_dir():
-        try:
-            _make(kernel, folder)
-        except OSError as error:
-            raise NotPossible(
-                f"kernel {kernel.release} cannot be prepared in {folder.parent}: {error.strerror}; "
-                f"name another directory with {CACHE_VARIABLE}"
-            ) from None
-    return found if found.image.exists() else Prepared(kernel.image, found.initramfs)
-
-
-def _key(kernel: Kernel) -> str:
-    parts: list[str | int] = [initramfs.INIT, initramfs.MODPROBE, *initramfs.AT_START, *initramfs.ON_DEMAND]
+    """The prepared kernel, made if need be. NotPossible if it lacks a module, or there is no room."""
     modules = kernel.root / "lib" / "modules" / kernel.release / "modules.dep"
-    for path in (kernel.image, modules, Path(tools.program("busybox") or "busybox"), Path(__file__)):
-        if path.exists():
-            status = path.stat()
-            parts += [str(path), status.st_size, status.st_mtime_ns]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+    recipe = (initramfs.INIT, initramfs.MODPROBE, initramfs.AT_START, initramfs.ON_DEMAND)
+    depends_on = [state(path) for path in (kernel.image, modules, _busybox())]
+    first = kept(f"initramfs-{kernel.release}", [*depends_on, *recipe], lambda: _first_file_system(kernel))
+    plain = kept(f"vmlinux-{kernel.release}", depends_on[:1], lambda: _startable(kernel.image.read_bytes()))
+    return Prepared(plain if plain.stat().st_size else kernel.image, (first, bundle(), images()))
 
 
-def _make(kernel: Kernel, folder: Path) -> None:
-    """Make it aside, then move it: others may do the same at the same time, and one of them is the first."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for old in folder.parent.glob(f"{kernel.release}-*"):
-        if time.time() - old.stat().st_mtime > KEPT_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as made:
-        work = Path(made) / "whole"
-        work.mkdir()
-        (work / "initramfs").write_bytes(_first_file_system(kernel))
-        if (plain := uncompressed(kernel.image.read_bytes())) is not None and has_pvh_entry(plain):
-            (work / "vmlinux").write_bytes(plain)
-        try:
-            work.rename(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
+def _busybox() -> Path:
+    return Path(tools.program("busybox") or "busybox")
+
+
+def _startable(image: bytes) -> bytes:
+    """The kernel in an image, if QEMU can start it; nothing if the image has to be taken as it is."""
+    plain = uncompressed(image)
+    return plain if plain is not None and has_pvh_entry(plain) else b""
 
 
 def _first_file_system(kernel: Kernel) -> bytes:
-    busybox = Path(tools.program("busybox") or "busybox").read_bytes()
     files = {
         "init": initramfs.INIT.encode(),
-        f"{initramfs.HOME}/busybox": busybox,
+        f"{initramfs.HOME}/busybox": _busybox().read_bytes(),
         f"{initramfs.HOME}/modprobe": initramfs.MODPROBE.format(root=kernel.root).encode(),
     }
     for name in (*initramfs.AT_START, *initramfs.ON_DEMAND):
