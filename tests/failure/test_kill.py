@@ -12,8 +12,9 @@ from hwpoison.failure.flags import MF_ACTION_REQUIRED, MF_MUST_KILL, MF_SW_SIMUL
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.inject import hard_offline_page, madvise, running
 from hwpoison.failure.kill import ToKill, collect_procs, find_early_kill_thread, kill_procs
-from hwpoison.failure.profiles import PROFILES
+from hwpoison.failure.profiles import PROFILES, Profile
 from hwpoison.mm.inode import File
+from hwpoison.mm.ksm import madvise_mergeable
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mmap import Vma, do_mmap
@@ -351,3 +352,65 @@ def test_a_task_that_lost_two_pages_is_told_the_address_of_the_one_it_met_again(
     with running(vm, task):
         assert newest.memory_failure(frames[1], MF_ACTION_REQUIRED) == -Errno.EHWPOISON
     assert [info.address for info in task.pending] == [(vma.start + 1) << PAGE_SHIFT]
+
+
+# Merged pages: by the items of the stable node, each task once.
+
+
+def merged(vm: Machine, *tasks: Task) -> list[Vma]:
+    """An area of one page in each task, all merged into one page."""
+    areas = []
+    for task in tasks:
+        vma = do_mmap(task.alive_mm(), 1)
+        store(task, vma.start, "same")
+        madvise_mergeable(vma, on=True)
+        areas.append(vma)
+    vm.ksm.run()
+    return areas
+
+
+def early(vm: Machine, comm: str) -> Task:
+    task = vm.new_task(comm)
+    task.prctl_mce_kill(McePolicy.EARLY)
+    return task
+
+
+def test_users_of_a_merged_page_are_found_through_the_stable_node(newest: MemoryFailure) -> None:
+    tasks = [early(newest.vm, name) for name in "abc"]
+    areas = merged(newest.vm, *tasks)
+    found = collected(newest, mapped(tasks[0], areas[0].start))
+    assert found == [(task, vma.start) for task, vma in zip(tasks, areas, strict=True)]
+
+
+def test_a_task_is_noted_once_for_a_merged_page(newest: MemoryFailure) -> None:
+    task = early(newest.vm, "app")
+    areas = merged(newest.vm, task, task)
+    assert collected(newest, mapped(task, areas[0].start)) == [(task, areas[1].start)]
+
+
+def test_a_child_that_has_its_own_copy_is_noted_for_the_merged_page(newest: MemoryFailure) -> None:
+    """The weakness merged-innocent: the list of areas is asked, the page table is not."""
+    parent, other = early(newest.vm, "parent"), early(newest.vm, "other")
+    areas = merged(newest.vm, parent, other)
+    child = parent.fork("child")
+    store(child, areas[0].start, "own")
+    found = collected(newest, mapped(parent, areas[0].start))
+    assert [task for task, _vpn in found] == [parent, other, child]
+
+
+def test_a_merged_page_is_left_alone_up_to_6_3(failure: MemoryFailure, profile: Profile) -> None:
+    tasks = [early(failure.vm, name) for name in "ab"]
+    areas = merged(failure.vm, *tasks)
+    page = mapped(tasks[0], areas[0].start)
+    returned = hard_offline_page(failure, page.pfn)
+    assert returned == (0 if profile.handles_merged_pages else -Errno.EBUSY)
+    assert page.mapped is not profile.handles_merged_pages
+    assert [bool(task.pending) for task in tasks] == [profile.handles_merged_pages] * 2
+
+
+def test_without_memory_for_a_note_a_user_of_a_merged_page_is_forgotten_too(newest: MemoryFailure) -> None:
+    tasks = [early(newest.vm, name) for name in "ab"]
+    areas = merged(newest.vm, *tasks)
+    newest.failing_allocations = 1
+    found = collected(newest, mapped(tasks[0], areas[0].start))
+    assert [task for task, _vpn in found] == [tasks[0]]

@@ -104,8 +104,9 @@ def test_pages_that_look_alike_and_end_alike_are_told(newest: Oracle) -> None:
         (pg.HUGE | pg.COMPOUND_HEAD, "hugetlb"),
         (MEMORY | pg.THP | pg.COMPOUND_TAIL | pg.SWAPCACHE, "large folios in swap"),
         (LIST | pg.COMPOUND_HEAD, "compound page"),
-        (MEMORY | pg.KSM, "KSM"),
-        (MEMORY & ~pg.SWAPBACKED, "MADV_FREE"),
+        ((MEMORY | pg.KSM) & ~pg.MMAP, "KSM"),
+        (MEMORY | pg.KSM | pg.SWAPCACHE, "KSM"),
+        (MEMORY & ~(pg.SWAPBACKED | pg.MMAP), "MADV_FREE"),
         (pg.NOPAGE, "DAX"),
         (LIST | pg.UNEVICTABLE, "memfd_secret"),
         (LIST | 1 << 55, "BIT55"),
@@ -152,6 +153,26 @@ def test_tails_of_older_kernels_show_too_little_to_tell_tmpfs_from_other_files()
     assert ALL["6.1"].of_kind(kind_of(tail, 1)).conditions[0] == ENDS_DIFFERENTLY
     memory = ALL["6.1"].of_kind(kind_of(tail | pg.ANON, 1))
     assert memory.consequence is Consequence.ONE_PROCESS
+
+
+@pytest.mark.parametrize(
+    ("kernel", "verdict"),
+    [("7.3", "dirty LRU page: Recovered"), ("6.1", "unmapping failed page: Ignored")],
+)
+@pytest.mark.parametrize("mappers", [1, 2])
+def test_a_merged_page_is_told_with_all_who_share_it(kernel: str, verdict: str, mappers: int) -> None:
+    """6.1 does not handle it: the processes are hit by the hardware when they touch the page."""
+    answer = Oracle(PROFILES[kernel]).of_kind(kind_of(MEMORY | pg.KSM | pg.DIRTY, mappers))
+    assert answer.verdict is not None
+    assert answer.verdict.text() == verdict
+    assert len(answer.verdict.victims) == mappers
+
+
+def test_a_page_that_may_be_thrown_away_loses_nothing_unless_it_was_written_to(newest: Oracle) -> None:
+    answer = newest.of_kind(kind_of(MEMORY & ~pg.SWAPBACKED, 1))
+    assert answer.verdict is not None
+    assert (answer.verdict.text(), answer.verdict.loss) == ("clean LRU page: Recovered", None)
+    assert any("dirty LRU page" in text and "lost" in text for text in answer.conditions)
 
 
 def test_mappers_that_nobody_counted_are_a_condition(newest: Oracle) -> None:

@@ -133,7 +133,8 @@ def test_the_child_of_a_fork_keeps_the_mark_that_its_page_was_written_to(task: T
     assert entry(task, vma.start).dirty
 
 
-def test_the_child_of_a_fork_starts_with_clean_entries_of_shared_memory(task: Task, file: File) -> None:
+def test_the_child_of_a_fork_finds_shared_memory_by_itself(task: Task, file: File) -> None:
+    """vma_needs_copy(): what the file has need not be copied, as seen on all four kernels."""
     vma = do_mmap(task.alive_mm(), 1, file=file, shared=True)
     store(task, vma.start, "x")
     child = task.fork()

@@ -39,7 +39,6 @@ UNREACHED_TYPES: dict[PageType, str] = {
     PageType.FREE_HUGE: LARGE,
     PageType.UNSPLIT_THP: LARGE,
     PageType.DAX: "persistent memory is not modelled",
-    PageType.UNMAP_FAILED: ONLY_UNDER_A_RACE,
     PageType.DIRTY_MLOCKED_LRU: NEVER_IN_SEQUENCE,
     PageType.CLEAN_MLOCKED_LRU: NEVER_IN_SEQUENCE,
     PageType.CLEAN_UNEVICTABLE_LRU: "ramfs marks every page dirty",
@@ -51,6 +50,7 @@ UNSHOWN_WEAKNESSES: dict[str, str] = {
     "unsplit-untold": LARGE,
     "isolated-mlocked": ONLY_UNDER_A_RACE,
     "unpoison-under-owner": "its scenario waits for its record on four kernels",
+    "merged-again": "ksmd must pass while a pipe holds the page",
     "bad-page-allocated": "the allocator must come between two steps of the handler",
 }
 """Deviations that no scenario shows, and the reason."""

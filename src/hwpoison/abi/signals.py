@@ -13,6 +13,7 @@ PAGE_SIZE = 1 << PAGE_SHIFT
 
 
 class Signal(IntEnum):
+    SIGABRT = 6
     SIGBUS = 7
     SIGKILL = 9
     SIGSEGV = 11
@@ -38,6 +39,7 @@ class Errno(IntEnum):
     ENOMEM = 12
     EFAULT = 14
     EBUSY = 16
+    EEXIST = 17
     EINVAL = 22
     ENOSPC = 28
     EOPNOTSUPP = 95

@@ -74,6 +74,31 @@ DEVIATIONS: dict[str, Deviation] = {
         "bytes of the bad frame, and they are written to the disk",
         "mm/memory-failure.c try_to_split_thp_page()",
     ),
+    "merged-not-told": Deviation(
+        2,
+        "an error on a page merged by KSM is not handled: it stays mapped, and nobody is told early",
+        "mm/memory-failure.c hwpoison_user_mappings(), up to 6.3",
+    ),
+    "merged-told-once": Deviation(
+        2,
+        "a task that maps a merged page at several addresses is told of one of them",
+        "mm/ksm.c collect_procs_ksm(), task_in_to_kill_list()",
+    ),
+    "merged-innocent": Deviation(
+        3,
+        "a task that has a copy of its own of a merged page is told that it lost it: nobody looks",
+        "mm/ksm.c collect_procs_ksm()",
+    ),
+    "merged-again": Deviation(
+        1,
+        "a bad merged page stays in the stable tree, and more pages are merged into it",
+        "mm/ksm.c stable_tree_search()",
+    ),
+    "copy-holder-told": Deviation(
+        3,
+        "a task that has a private copy of a page of a file is told that the file's page is lost",
+        "mm/memory-failure.c collect_procs_file()",
+    ),
     "swapin-error-unnamed": Deviation(
         2,
         "after swapoff, the owner of a page lost in the swap cache gets a SIGBUS that names no memory error",

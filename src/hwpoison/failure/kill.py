@@ -21,7 +21,7 @@ from hwpoison.abi.signals import (
 )
 from hwpoison.mm.page import Page
 from hwpoison.mm.pte import PoisonPte, Pte
-from hwpoison.mm.rmap import areas, page_mapped_in_vma, rmap_sem
+from hwpoison.mm.rmap import StableNode, areas, page_mapped_in_vma, rmap_sem
 from hwpoison.mm.task import Task
 
 from .flags import MF_ACTION_REQUIRED
@@ -73,6 +73,8 @@ def collect_procs(failure: MemoryFailure, page: Page, flags: int) -> list[ToKill
     mapping = folio.mapping
     if mapping is None:
         return []
+    if isinstance(mapping, StableNode):
+        return collect_procs_ksm(failure, mapping, flags)
     shift = PAGE_SHIFT + folio.order
     found: list[tuple[int, ToKill]] = []
     with rmap_sem(mapping).read():
@@ -84,6 +86,25 @@ def collect_procs(failure: MemoryFailure, page: Page, flags: int) -> list[ToKill
                 found.append((leader.pid, add_to_kill(failure, thread, vpn, shift)))
     found.sort(key=lambda pair: pair[0])
     return [victim for _pid, victim in found if victim.vpn is not None or not _forgets(failure)]
+
+
+def collect_procs_ksm(failure: MemoryFailure, node: StableNode, flags: int) -> list[ToKill]:
+    """Users of a merged page: each task once, at the first address met, and whoever shares an area's history.
+
+    Nobody looks whether the task still maps the page there.
+    """
+    found: dict[int, ToKill] = {}
+    for item in node.items:
+        with item.anon_vma.rwsem.read():
+            for leader in failure.vm.tasks.values():
+                thread = task_early_kill(failure, leader, flags)
+                if thread is None or thread.pid in found:
+                    continue
+                if any(vma.mm is thread.mm for vma in item.anon_vma.vmas):
+                    victim = add_to_kill(failure, thread, item.vpn)
+                    if victim.vpn is not None or not _forgets(failure):
+                        found[thread.pid] = victim
+    return [found[pid] for pid in sorted(found)]
 
 
 def _forgets(failure: MemoryFailure) -> bool:

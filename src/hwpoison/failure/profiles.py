@@ -53,6 +53,10 @@ class Profile:
     unmap_failed: MfResult = MfResult.FAILED
     """The result when user mappings could not be removed; S 6.12. 6.1 says Ignored."""
 
+    handles_merged_pages: bool = True
+    """hwpoison_user_mappings() unmaps pages merged by KSM and collects their users; S 6.6. Before, "can't
+    handle KSM pages.", and the page stays mapped."""
+
     mapcount_word: str = "folio mapcount"
     """What the line about that calls the count of mappings; S 6.12. 6.1 says "mapcount"."""
 
@@ -77,6 +81,9 @@ class Profile:
     forgets_victim_without_memory: bool = True
     """add_to_kill() without memory for its note leaves the task out, with a line in the log; S 6.1 to 7.3.
     Switched off, such a task gets SIGKILL, which needs no note (R2)."""
+
+    mends: frozenset[str] = frozenset()
+    """The known weaknesses of the newest kernel that this one does not have."""
 
 
 V7_3 = Profile("7.3", (*LRU_STATES, UNKNOWN))
@@ -110,6 +117,10 @@ V6_1 = replace(
         splits_to_any_order=False,
         tails_show_folio=False,
         shmem_write_refuses_folio=False,
+        skips_changed_pages=False,
+        direct_write_falls_back=False,
+        unshares_merged_pages=False,
+        knows_poison_markers=False,
     ),
     unsplit_thp=MfResult.IGNORED,
     filters_before_split=False,
@@ -117,6 +128,7 @@ V6_1 = replace(
     not_handlable=PageType.UNKNOWN,
     reports_already_poisoned=False,
     unmap_failed=MfResult.IGNORED,
+    handles_merged_pages=False,
     mapcount_word="mapcount",
     kills_when_not_unmapped=True,
     madvise_is_consumed=False,
@@ -125,13 +137,23 @@ V6_1 = replace(
     soft_offline_switch=False,
 )
 
+PROPOSED = replace(
+    V7_3,
+    name="proposed",
+    traits=replace(V7_3.traits, remembers_lost_data=True),
+    mends=frozenset({"stale-read"}),
+)
+"""No kernel: the newest with what docs/proposed.md argues for. Never compared with a real one."""
+
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in (V7_3, V7_2, V6_12, V6_1)}
+"""The real ones."""
 NEWEST = V7_3
 
 
 def profile_named(name: str) -> Profile:
-    """The profile of this name; WrongUse with the near ones if there is none."""
+    """The profile of this name, real or proposed; WrongUse with the near ones if there is none."""
+    known = {**PROFILES, PROPOSED.name: PROPOSED}
     try:
-        return PROFILES[name]
+        return known[name]
     except KeyError:
-        raise unknown_name("kernel profile", name, PROFILES) from None
+        raise unknown_name("kernel profile", name, known) from None

@@ -8,7 +8,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.mm.filemap import folio_mark_dirty
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.page import Page
-from hwpoison.mm.rmap import TTU_HWPOISON, TTU_IGNORE_MLOCK, folio_mkclean, try_to_unmap
+from hwpoison.mm.rmap import TTU_HWPOISON, TTU_IGNORE_MLOCK, StableNode, folio_mkclean, try_to_unmap
 
 from .flags import MF_MUST_KILL
 from .grab import shake_page
@@ -31,6 +31,9 @@ def hwpoison_user_mappings(failure: MemoryFailure, page: Page, flags: int) -> bo
     if not page.mapped:
         failure.tell("nobody maps the page", SOURCE)
         return True
+    if isinstance(page.mapping, StableNode) and not failure.profile.handles_merged_pages:
+        failure.printk(f"{page.pfn:#x}: can't handle KSM pages.")
+        return False
     mlocked = page.flags & pg.MLOCKED
     users = page.mapcount
     victims = collect_procs(failure, page, flags)

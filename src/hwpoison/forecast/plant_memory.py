@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
+from hwpoison.mm.ksm import madvise_mergeable
+from hwpoison.mm.madvise import madvise_free
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import do_mmap, munmap
@@ -10,7 +12,7 @@ from hwpoison.mm.page import Page, put_page
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.vmscan import reclaim_folio
 
-from .plant import NotReproduced, Planted, User, Wanted, hold, new_machine
+from .plant import NotReproduced, Planted, User, Wanted, hold, new_machine, task_of
 
 CONTENT = "private data"
 _NOBODY = User(-1)  # the process that gives its page up in the end
@@ -80,6 +82,48 @@ def swap_out(wanted: Wanted, planted: Planted, page: Page) -> None:
     disk.held = wanted.has(pg.WRITEBACK)
     reclaim_folio(page, drop=False)
     disk.failing = False
+
+
+def merged(wanted: Wanted) -> Planted:
+    """A page of equal contents of several processes, merged by ksmd; the last but one may be gone again."""
+    if not wanted.populated:
+        raise NotReproduced("nobody maps it any more")
+    vm = new_machine(wanted)
+    planted = Planted(vm, None, content=CONTENT)
+    owners = [*wanted.populated, _NOBODY][: max(2, len(wanted.populated))]
+    areas = []
+    for user in owners:
+        task = task_of(planted, user)
+        vma = do_mmap(task.alive_mm(), 1)
+        store(task, vma.start, CONTENT)
+        madvise_mergeable(vma, on=True)
+        areas.append((task, vma))
+        planted.users.append((task, vma.start, user))
+    vm.ksm.run()
+    planted.page = _page(planted, areas[0][1].start, areas[0][0].pid)
+    if owners[-1] is _NOBODY:
+        munmap(areas[-1][0].alive_mm(), areas[-1][1])
+        planted.users.pop()
+    vm.lru.add_drain_all()
+    return planted
+
+
+def lazily_freed(wanted: Wanted) -> Planted:
+    """A page that its one process has said it does not need (MADV_FREE)."""
+    if len(wanted.populated) != 1:
+        raise NotReproduced("only a page that one process maps may be thrown away")
+    vm = new_machine(wanted)
+    planted = Planted(vm, None)
+    task = task_of(planted, wanted.populated[0])
+    vma = do_mmap(task.alive_mm(), 1)
+    store(task, vma.start, CONTENT)
+    planted.page = _page(planted, vma.start, task.pid)
+    madvise_free(task.alive_mm(), vma.start)
+    if wanted.situation.written:
+        store(task, vma.start, CONTENT)
+        planted.content = CONTENT
+    planted.users.append((task, vma.start, wanted.populated[0]))
+    return planted
 
 
 def read_ahead_from_swap(wanted: Wanted) -> Planted:

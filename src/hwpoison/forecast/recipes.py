@@ -38,10 +38,22 @@ RECIPES: tuple[Recipe, ...] = (
     ),
     # On the reclaim lists, or swap backed and so on its way there.
     Recipe(
-        _MARKS | _COMPOUND | pg.ANON | pg.SWAPBACKED,
+        _MARKS | _COMPOUND | pg.ANON | pg.SWAPBACKED | pg.KSM,
         pg.ANON | pg.SWAPBACKED,
         "it is memory of a process",
         plant_memory.anonymous,
+    ),
+    Recipe(
+        _MARKS | _COMPOUND | pg.ANON | pg.SWAPBACKED | pg.KSM | pg.SWAPCACHE,
+        pg.ANON | pg.SWAPBACKED | pg.KSM,
+        "it was merged by KSM",
+        plant_memory.merged,
+    ),
+    Recipe(
+        _MARKS | _COMPOUND | pg.ANON | pg.SWAPBACKED | pg.KSM | pg.SWAPCACHE,
+        pg.ANON,
+        "it may be thrown away (MADV_FREE)",
+        plant_memory.lazily_freed,
     ),
     Recipe(
         _MARKS | _COMPOUND | pg.ANON | pg.SWAPBACKED, pg.SWAPBACKED, "it is tmpfs's", plant_file.tmpfs_file
@@ -95,13 +107,14 @@ NOT_MODELLED: tuple[tuple[int, int, str], ...] = (
     # mask, value, why: for a page with these flags that no recipe reproduces.
     (pg.NOPAGE, pg.NOPAGE, "there is no memory here that the kernel manages, or it is a device's (DAX)"),
     (pg.HUGE, pg.HUGE, "huge pages (hugetlb) are not in the model yet"),
-    (pg.KSM, pg.KSM, "merged pages (KSM) are not in the model yet"),
+    (pg.KSM | pg.MMAP, pg.KSM, "it was merged (KSM), and nobody maps it any more"),
+    (pg.KSM | pg.SWAPCACHE, pg.KSM | pg.SWAPCACHE, "merged pages (KSM) in swap are not in the model yet"),
     (pg.THP | pg.SWAPCACHE, pg.THP | pg.SWAPCACHE, "large folios in swap are not in the model yet"),
     (pg.THP | pg.ANON | pg.MMAP, pg.THP | pg.ANON, "nobody maps it: its folio is on its way out of memory"),
     (pg.THP, pg.THP, "large folios in this state are not in the model yet"),
     (pg.LRU | pg.COMPOUND_HEAD, pg.LRU | pg.COMPOUND_HEAD, "a compound page of an unknown owner"),
     (pg.LRU | pg.COMPOUND_TAIL, pg.LRU | pg.COMPOUND_TAIL, "a compound page of an unknown owner"),
-    (pg.ANON | pg.SWAPBACKED, pg.ANON, "memory that may be thrown away (MADV_FREE) is not in the model yet"),
+    (pg.ANON | pg.SWAPBACKED | pg.MMAP, pg.ANON, "memory that may be thrown away (MADV_FREE), on its way"),
     (
         pg.UNEVICTABLE | pg.MLOCKED | pg.SWAPBACKED,
         pg.UNEVICTABLE,

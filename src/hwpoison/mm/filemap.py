@@ -12,7 +12,8 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
 from .inode import AddressSpace, File, SysError
-from .locks import KernelBug, Op
+from .locks import KernelBug, Op, read_once, write_once
+from .lost import forget_lost, read_lost, refuse_lost
 from .page import (
     ZEROS,
     Page,
@@ -191,6 +192,7 @@ def _new_folio(mapping: AddressSpace, order: int) -> Page | None:
 
 def read_mapping_folio(mapping: AddressSpace, index: int) -> Page:
     """The page with valid contents, locked, with a reference; read from the disk if it must be."""
+    refuse_lost(mapping, index)
     folio = filemap_grab_folio(mapping, index)
     if not folio.flags & pg.UPTODATE:
         for page in folio.pages():
@@ -204,6 +206,8 @@ def filemap_read(file: File, index: int) -> str:
     mapping = file.inode.mapping
     if index >= file.inode.size:
         return ""
+    if (known := read_lost(file, index)) is not None:
+        return known
     page = filemap_get_folio(mapping, index)
     if page is None or not page.flags & pg.UPTODATE:
         if page is not None:
@@ -226,6 +230,10 @@ def generic_perform_write(file: File, index: int, data: str, pages: int = 1) -> 
         while index < end:
             order = (end - index).bit_length() - 1 if large else 0
             folio = filemap_grab_folio(inode.mapping, index, order)
+            if index in inode.mapping.lost and folio_page(folio, index).flags & pg.HWPOISON:
+                folio_unlock(folio)  # it could not be removed
+                put_page(folio)
+                refuse_lost(inode.mapping, index)
             upto = min(end, folio.index + folio.nr_pages)
             if inode.fs.buffers or (inode.fs.state and upto - index < folio.nr_pages):
                 folio_attach_buffers(folio)
@@ -234,6 +242,7 @@ def generic_perform_write(file: File, index: int, data: str, pages: int = 1) -> 
             set_flags(folio, pg.UPTODATE)
             inode.size = max(inode.size, upto)
             folio_mark_dirty(folio)
+            forget_lost(inode.mapping, index, upto)
             folio_unlock(folio)
             put_page(folio)
             index = upto
@@ -241,9 +250,18 @@ def generic_perform_write(file: File, index: int, data: str, pages: int = 1) -> 
 
 def file_check_and_advance_wb_err(file: File) -> None:
     """Raise the error that this open file has not been told yet, once."""
-    error, file.wb_err = file.inode.mapping.wb_err.check_and_advance(file.wb_err)
+    mapping = file.inode.mapping
+    error, file.wb_err = mapping.wb_err.check_and_advance(file.wb_err)
+    write_once(mapping, "eio", False)
     if error:
         raise SysError(Errno(error), f"reported for {file}")
+
+
+def filemap_check_errors(mapping: AddressSpace) -> None:
+    """Raise an error of the file once, whoever asks first: the way before each open file had its cursor."""
+    if read_once(mapping, "eio"):
+        write_once(mapping, "eio", False)
+        raise SysError(Errno.EIO, f"an earlier error of {mapping.host}")
 
 
 def filemap_fdatawait(mapping: AddressSpace) -> None:

@@ -19,6 +19,9 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False) -> Page:
     A poison entry gives EFAULT too: EHWPOISON is for callers that ask for it (FOLL_HWPOISON).
     """
     mm = task.alive_mm()
+    vma = mm.find_vma(vpn)
+    if vma is not None and vma.mapping is not None and vma.mapping.fs.hidden:
+        raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: hidden from the kernel")
     while True:
         entry = mm.entry(vpn)
         if isinstance(entry, Pte) and (entry.writable or not write):

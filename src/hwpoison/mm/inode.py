@@ -43,14 +43,16 @@ class FileSystem:
     min_order: int = 0  # of its folios (mapping_set_folio_min_order()): its blocks are so large
     unevictable: bool = False  # its pages never leave memory (mapping_set_unevictable())
     punch_hole: bool = True  # fallocate(2) can make a hole
+    iomap: bool = False  # O_DIRECT by fs/iomap/direct-io.c
+    hidden: bool = False  # not even the kernel may look at its pages (mm/secretmem.c)
 
 
 FILE_SYSTEMS: dict[str, FileSystem] = {
     row.name: row
     for row in (
-        FileSystem("ext4", "truncate", True, buffers=True),
+        FileSystem("ext4", "truncate", True, buffers=True, iomap=True),
         FileSystem("ext2", "truncate", True, buffers=True),
-        FileSystem("xfs", "truncate", True, state=True),
+        FileSystem("xfs", "truncate", True, state=True, iomap=True),
         FileSystem("btrfs", "truncate", True),
         FileSystem("bdev", None, True, buffers=True),
         FileSystem("vfat", None, True, buffers=True, punch_hole=False),
@@ -58,6 +60,9 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("fuse", None, True),
         FileSystem("tmpfs", "keep", False, swap_backed=True),
         FileSystem("ramfs", None, False, punch_hole=False, migrates=False, unevictable=True),
+        FileSystem("sysv", "keep", False, swap_backed=True),
+        FileSystem("memfd", "keep", False, swap_backed=True),
+        FileSystem("secret", None, False, punch_hole=False, migrates=False, unevictable=True, hidden=True),
     )
 }
 """Source: the address_space_operations of each file system (6.12). Pages of block devices (bdev) have no
@@ -86,6 +91,10 @@ class AddressSpace:
         self.i_mmap: list[Vma] = []
         self.i_mmap_rwsem = RwSem(vm.paths, "i_mmap_rwsem", inode.name)
         self.wb_err = Errseq(vm.paths)
+        self.lost: dict[int, int] = {}  # pages that were lost, and the how-manieth loss each was (lost.py)
+        self.losses = 0
+        self.eio = False  # AS_EIO: for calls that write and wait without an open file's cursor
+        self.unevictable = inode.fs.unevictable  # AS_UNEVICTABLE; System V shared memory: SHM_LOCK
 
     @property
     def can_writeback(self) -> bool:
@@ -95,7 +104,8 @@ class AddressSpace:
     def set_error(self, error: Errno) -> None:
         """mapping_set_error(): for everybody who has the file open, and for syncfs."""
         self.wb_err.set(error)
-        self.host.superblock_err.set(error)
+        self.eio = error is Errno.EIO  # a loss that is remembered need not be told by chance
+        self.host.superblock_err.set(Errno.EIO)
 
 
 class Inode:
@@ -112,6 +122,7 @@ class Inode:
         self.mapping = AddressSpace(vm, self)
         self.superblock_err = vm.superblock_err(fs.name)
         self.files: list[File] = []
+        self.seals: set[str] = set()  # F_ADD_SEALS of a memfd: write, future-write, shrink, grow
         self.unnamed = False  # nobody can open it; it goes with its last mapping
 
     def __repr__(self) -> str:
@@ -121,9 +132,11 @@ class Inode:
 class File:
     """struct file: one open file description."""
 
-    def __init__(self, inode: Inode, name: str) -> None:
+    def __init__(self, inode: Inode, name: str, *, direct: bool = False) -> None:
         self.inode = inode
         self.name = name
+        self.direct = direct  # O_DIRECT
+        self.acknowledged: dict[int, int] = {}  # lost pages that its owner knows of (lost.py)
         self.wb_err = inode.mapping.wb_err.sample()
         inode.files.append(self)
 

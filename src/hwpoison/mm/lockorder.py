@@ -19,6 +19,8 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     # mm/memory-failure.c: one error at a time; the reference is taken with per-CPU lists disabled.
     ("mf_mutex", "mmap_lock"),
     ("mf_mutex", "pcp_batch_high_lock", "lru_lock"),
+    # mm/ksm.c: one scan at a time.
+    ("ksm_thread_mutex", "mmap_lock"),
     # include/linux/sched/signal.h: signals are queued with any of the above held.
     ("ptl", "siglock"),
     # mm/page_alloc.c: pages are allocated and freed with almost anything held.

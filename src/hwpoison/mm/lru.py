@@ -70,7 +70,7 @@ class Lru:
     def _place(self, page: Page) -> None:
         """Onto the list that its state asks for (folio_evictable()). Under lru_lock."""
         mapping = page.mapping
-        if page.flags & pg.MLOCKED or (isinstance(mapping, AddressSpace) and mapping.fs.unevictable):
+        if page.flags & pg.MLOCKED or (isinstance(mapping, AddressSpace) and mapping.unevictable):
             clear_flags(page, pg.ACTIVE)
             set_flags(page, pg.UNEVICTABLE)
             page.mlock_count = int(bool(page.flags & pg.MLOCKED))
@@ -82,6 +82,21 @@ class Lru:
         """lru_add_drain_all(): the batches of every CPU. May sleep; no spinlock held."""
         for cpu in sorted(self.batches.keys() | self.mlock_batches.keys()):
             self.add_drain(cpu)
+
+    def move_unevictable(self, mapping: AddressSpace) -> None:
+        """check_move_unevictable_folios(): pages of a file that may leave memory again."""
+        self.add_drain_all()
+        for page in list(mapping.pages.values()):
+            if test_and_clear(page, pg.LRU):
+                with self.lock:
+                    self._place(page)
+                set_flags(page, pg.LRU)
+
+    def mark_lazyfree(self, page: Page) -> None:
+        """folio_mark_lazyfree(): an anonymous page that reclaim may throw away (MADV_FREE)."""
+        self.add_drain_all()
+        if page.anon and page.flags & pg.LRU and not page.flags & (pg.SWAPCACHE | pg.UNEVICTABLE):
+            clear_flags(page, pg.SWAPBACKED | pg.ACTIVE | pg.REFERENCED)
 
     def isolate(self, page: Page) -> bool:
         """folio_isolate_lru(): take the page off its list, with a reference; whether it was on one."""

@@ -17,6 +17,7 @@ from .disk import Disk
 from .errseq import Errseq
 from .filemap import filemap_read, generic_perform_write
 from .inode import FILE_SYSTEMS, File, FileSystem, Inode
+from .ksm import Ksm
 from .locks import Chooser, Paths
 from .lru import Lru
 from .mmap import Mm, Vma
@@ -68,6 +69,17 @@ class Traits:
     shmem_write_refuses_folio: bool = True
     """write(2) to any page of a tmpfs folio with a bad page is EIO (shmem_write_begin()); 6.1 looks only at
     the one page. Seen on 6.1 and 6.12."""
+    skips_changed_pages: bool = True
+    """mm/ksm.c cmp_and_merge_page() looks for changes before it searches the stable tree, since 6.11."""
+    direct_write_falls_back: bool = True
+    """fs/iomap/direct-io.c: an old error of the file sends a direct write through the cache; S 6.12. In 6.1
+    the write fails."""
+    unshares_merged_pages: bool = True
+    """mm/ksm.c break_ksm() takes a merged page apart without a write fault, since 6.2: the copy is clean."""
+    knows_poison_markers: bool = True
+    """fs/userfaultfd.c UFFDIO_POISON, since 6.6."""
+    remembers_lost_data: bool = False
+    """Lost pages of files are remembered (lost.py); in no kernel, see docs/proposed.md."""
     marks_page_error: bool = False
     """mm/memory-failure.c me_pagecache_dirty(): up to 6.11 the page's own error flag is set as well."""
 
@@ -131,6 +143,7 @@ class Machine:
         self.zone = Zone(self, frames, reserved)
         self.lru = Lru(self)
         self.swap = SwapArea(self, swap_slots)
+        self.ksm = Ksm(self)
         self.disk = Disk(self)
         self.paths.idle = self.disk.answer
         self.sysctls = Sysctls()

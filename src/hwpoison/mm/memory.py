@@ -8,6 +8,7 @@ instead of giving bytes.
 from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
+from hwpoison.abi.signals import Errno
 
 from .fault import Fault
 from .filemap import folio_attach_buffers, folio_mark_dirty, read_mapping_folio
@@ -18,8 +19,8 @@ from .migrate import migration_entry_wait
 from .mmap import Mm, PageTable, Vma
 from .page import ZEROS, Page, folio_lock, folio_page, folio_trylock, folio_unlock, get_page, put_page
 from .page_alloc import OutOfMemory
-from .pte import Entry, MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
-from .rmap import HPAGE_NR, new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
+from .pte import Entry, MarkerPte, MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
+from .rmap import HPAGE_NR, StableNode, new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
 from .shmem import shmem_get_folio
 from .task import Task
 from .truncate import mapping_evict_folio, truncate_inode_folio
@@ -99,6 +100,21 @@ def _huge_fault(vma: Vma, vpn: int, write: bool) -> Fault | None:
     return do_huge_pmd_anonymous_page(vma, vpn, write) if vma.mapping is None else None
 
 
+def break_cow(task: Task, vpn: int) -> Fault:
+    """break_ksm(): a page of the task's own in place of a merged one, without a store of the task's."""
+    mm = task.alive_mm()
+    unshare = mm.vm.traits.unshares_merged_pages
+    with mm.mmap_lock.read():
+        vma, table = mm.find_vma(vpn), mm.pte_alloc(vpn)
+        entry = table.entries.get(vpn)
+        if vma is None or not isinstance(entry, Pte):
+            return Fault.SIGSEGV
+        get_page(entry.page)
+        result = _copy_page(vma, vpn, table, entry, entry.page, written=not unshare)
+        put_page(entry.page)
+    return result
+
+
 def do_anonymous_page(vma: Vma, vpn: int, write: bool) -> Fault:
     """First touch of anonymous memory: a page of zeros; for a load the shared one."""
     vm = vma.mm.vm
@@ -137,7 +153,7 @@ def do_wp_page(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> Fault:
     try:
         if vma.shared:
             result = _make_shared_writable(vma, vpn, table, entry)
-        elif page.anon and (page.exclusive or _can_reuse(page)):
+        elif page.anon and not isinstance(page.mapping, StableNode) and (page.exclusive or _can_reuse(page)):
             result = _take_over(vpn, table, entry)
         else:
             result = _copy_page(vma, vpn, table, entry, page)
@@ -170,13 +186,18 @@ def _can_reuse(page: Page) -> bool:
     return alone
 
 
-def _copy_page(vma: Vma, vpn: int, table: PageTable, entry: Pte, page: Page) -> Fault:
-    """wp_page_copy(): the kernel reads the old page; if that meets bad memory, the fault ends there."""
+def _copy_page(
+    vma: Vma, vpn: int, table: PageTable, entry: Pte, page: Page, *, written: bool = True
+) -> Fault:
+    """wp_page_copy(): the kernel reads the old page; if that meets bad memory, the fault ends there.
+
+    Not ``written``: somebody wanted a copy without storing to it (FAULT_FLAG_UNSHARE); it counts as clean.
+    """
     content = page.vm.copy_mc(page)
     if content is None:
         return Fault.HWPOISON
     copy = new_anon_page(vma, vpn, content)
-    return _install(vma, vpn, table, entry, copy, Pte(copy, writable=True, dirty=True))
+    return _install(vma, vpn, table, entry, copy, Pte(copy, writable=written, dirty=written))
 
 
 def _make_shared_writable(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> Fault:
@@ -205,8 +226,8 @@ def do_fault(vma: Vma, vpn: int, write: bool) -> Fault:
     index = vma.index_of(vpn)
     try:
         folio = _fault_folio(mapping, index, huge=huge_fits(vma, vpn))
-    except SysError:
-        return Fault.SIGBUS
+    except SysError as error:
+        return Fault.HWPOISON if error.errno is Errno.EHWPOISON else Fault.SIGBUS
     if folio is None:
         return Fault.SIGBUS
     page = folio_page(folio, index)
@@ -295,7 +316,7 @@ def _to_be_mapped(vma: Vma, vpn: int, page: Page, table: PageTable) -> range:
 
 def do_swap_page(vma: Vma, vpn: int, table: PageTable, entry: Entry, write: bool) -> Fault:
     """The entry is a note: about swap, or about bad memory."""
-    if isinstance(entry, PoisonPte):
+    if isinstance(entry, PoisonPte | MarkerPte):
         return Fault.HWPOISON
     if isinstance(entry, MigrationPte):
         migration_entry_wait(table, vpn, entry)

@@ -34,7 +34,7 @@ from .page import (
 )
 from .page_alloc import OutOfMemory
 from .pte import Entry, MigrationPte, PoisonPte, Pte
-from .rmap import areas, page_add_rmap, page_remove_rmap, rmap_sem, rmap_walk
+from .rmap import StableNode, for_each_place, page_add_rmap, page_remove_rmap, rmap_walk
 from .writeback import folio_clear_dirty_for_io, write_folio
 
 if TYPE_CHECKING:
@@ -157,26 +157,27 @@ def try_to_migrate(page: Page) -> None:
 
 def remove_migration_ptes(old: Page, new: Page) -> None:
     """Let every migration entry for the old page name the new one, or the old one again. Both are locked."""
-    mapping = new.mapping
-    if mapping is None:
-        return
-    with rmap_sem(mapping).read():
-        for vma, vpn in list(areas(mapping, new.index)):
-            table = vma.mm.table(vpn)
-            if table is None:
-                continue
-            with table.lock:
-                entry = table.entries.get(vpn)
-                if not isinstance(entry, MigrationPte) or entry.page is not old:
-                    continue
-                get_page(new)
-                if new.anon:
-                    new.exclusive = entry.exclusive
-                page_add_rmap(new, vma)
-                dirty = entry.dirty and bool(new.flags & pg.DIRTY)
-                table.entries[vpn] = Pte(new, writable=entry.writable, dirty=dirty)
-            if vma.locked:
-                new.vm.lru.add_drain(new.paths.current.cpu)
+
+    def restore(vma: Vma, vpn: int) -> bool:
+        table = vma.mm.table(vpn)
+        if table is None:
+            return True
+        with table.lock:
+            entry = table.entries.get(vpn)
+            if not isinstance(entry, MigrationPte) or entry.page is not old:
+                return True
+            get_page(new)
+            if new.anon:
+                new.exclusive = entry.exclusive
+            page_add_rmap(new, vma)
+            dirty = entry.dirty and bool(new.flags & pg.DIRTY)
+            table.entries[vpn] = Pte(new, writable=entry.writable, dirty=dirty)
+        if vma.locked:
+            new.vm.lru.add_drain(new.paths.current.cpu)
+        return True
+
+    if new.mapping is not None:
+        for_each_place(new.mapping, new.index, restore)
 
 
 def migration_entry_wait(table: PageTable, vpn: int, entry: MigrationPte) -> None:
@@ -246,6 +247,8 @@ def _replace_in_cache(new: Page, page: Page, expected: int) -> bool:
         return _replace_in_swap_cache(new, page, expected)
     if not isinstance(mapping, AddressSpace):
         new.mapping, new.index = mapping, page.index
+        if isinstance(mapping, StableNode):
+            mapping.page = new  # folio_migrate_ksm()
         return True
     with mapping.i_pages_lock:
         if not folio_ref_freeze(page, expected):

@@ -75,6 +75,7 @@ class Vma:
         self.locked = False  # VM_LOCKED
         self.drivers = False  # VM_MIXEDMAP: a driver has put pages of its own there
         self.huge = False  # VM_HUGEPAGE
+        self.mergeable = False  # VM_MERGEABLE
         self.anon_vma: AnonVma | None = None
         self.anon_vma_chain: list[AnonVma] = []
 
@@ -277,6 +278,7 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
         writable=vma.writable,
     )
     copy.huge = vma.huge
+    copy.mergeable = vma.mergeable
     anon_vma_fork(copy, vma)
     child.vmas.append(copy)
     link_file(copy)

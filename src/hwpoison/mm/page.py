@@ -39,7 +39,7 @@ from .locks import (
 if TYPE_CHECKING:
     from .inode import AddressSpace
     from .machine import Machine
-    from .rmap import AnonVma
+    from .rmap import AnonVma, StableNode
 
 ZEROS = "zeros"
 """The content of a page nobody has written to."""
@@ -101,7 +101,7 @@ class Page:
         self.entire_mapcount = 0  # of a large folio: entries that map all of it at once
         self.large_mapcount = 0  # of a large folio: all entries that map it or a part of it
         self.pincount = 0  # of a large folio: long-term pins; one page alone has them in its refcount
-        self.mapping: AddressSpace | AnonVma | None = None
+        self.mapping: AddressSpace | AnonVma | StableNode | None = None
         self.index = 0  # page offset in the mapping
         self.mlock_count = 0  # locked mappings, kept while on the unevictable list; under lru_lock
         self.private: object | None = None  # swap entry, file system data, allocator's mark

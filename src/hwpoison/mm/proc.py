@@ -8,7 +8,8 @@ from hwpoison.abi import pagemap
 from .machine import Machine
 from .mmap import Mm
 from .page import Page
-from .pte import MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
+from .pte import MarkerPte, MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
+from .rmap import StableNode
 
 POISON_SWAP_TYPE = 23
 """First type number that is no real swap area; differs between kernels, fixed in the model."""
@@ -33,6 +34,8 @@ def stable_page_flags(vm: Machine, pfn: int) -> int:
         word |= pg.MMAP
     if page.anon:
         word |= pg.ANON
+    if isinstance(page.mapping, StableNode):
+        word |= pg.KSM
     if page is vm.zero_page or page.head is vm.huge_zero_folio:
         word |= pg.ZERO_PAGE
     return word
@@ -54,6 +57,6 @@ def pagemap_entry(mm: Mm, vpn: int) -> int:
         return pagemap.swapped(POISON_SWAP_TYPE + 1, entry.page.pfn, file=not entry.page.anon)
     if isinstance(entry, PoisonPte):
         return pagemap.swapped(POISON_SWAP_TYPE, entry.pfn, file=entry.file)
-    if isinstance(entry, SwapErrorPte):
+    if isinstance(entry, SwapErrorPte | MarkerPte):
         return pagemap.swapped(POISON_SWAP_TYPE, 0)
     return 0

@@ -100,4 +100,9 @@ class SwapErrorPte:
     """make_swapin_error_entry() of 6.1: the contents could not be brought back from swap; plain SIGBUS."""
 
 
-Entry = Pte | SwapPte | MigrationPte | PoisonPte | SwapErrorPte
+@dataclass(frozen=True, slots=True)
+class MarkerPte:
+    """PTE_MARKER_POISONED: user space says that this memory is to count as bad (UFFDIO_POISON, 6.6)."""
+
+
+Entry = Pte | SwapPte | MigrationPte | PoisonPte | SwapErrorPte | MarkerPte

@@ -16,12 +16,12 @@ from hwpoison.abi import pageflags as pg
 from .filemap import folio_mark_dirty
 from .inode import AddressSpace
 from .locks import KernelBug, RwSem, atomic_add, atomic_add_each
-from .page import Page, folio_mapcount, folio_ref_add, put_page
+from .page import Page, folio_mapcount, folio_ref_add, put_page, set_flags
 from .pte import MigrationPte, PoisonPte, Pte, SwapPte
 
 if TYPE_CHECKING:
     from .machine import Machine
-    from .mmap import PageTable, Vma
+    from .mmap import Mm, PageTable, Vma
 
 HPAGE_NR = 512
 """Pages of a folio that one entry can map whole (HPAGE_PMD_NR)."""
@@ -39,6 +39,27 @@ class AnonVma:
     def __init__(self, vm: Machine) -> None:
         self.rwsem = RwSem(vm.paths, "anon_vma")
         self.vmas: list[Vma] = []
+
+
+class MergedItem:
+    """struct ksm_rmap_item: an address whose page was merged, and the reverse map it is found by."""
+
+    __slots__ = ("anon_vma", "mm", "vpn")
+
+    def __init__(self, mm: Mm, vpn: int, anon_vma: AnonVma) -> None:
+        self.mm = mm
+        self.vpn = vpn
+        self.anon_vma = anon_vma
+
+
+class StableNode:
+    """struct ksm_stable_node: the reverse map of a merged page (ksm.py). ``items`` under the folio lock."""
+
+    is_anon = True
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.items: list[MergedItem] = []  # the last one merged first
 
 
 def anon_vma_prepare(vma: Vma) -> AnonVma:
@@ -108,6 +129,29 @@ def page_mapped_in_vma(page: Page, vma: Vma, vpn: int) -> bool:
         return isinstance(entry, Pte) and entry.page is page
 
 
+def for_each_place(
+    mapping: AddressSpace | AnonVma | StableNode, index: int, visit: Callable[[Vma, int], bool]
+) -> None:
+    """Every address that can map the page, under the semaphore of its list; False stops.
+
+    For a merged page: each address that was merged, and then the same address in forked relatives
+    (rmap_walk_ksm()).
+    """
+    if not isinstance(mapping, StableNode):
+        with rmap_sem(mapping).read():
+            for vma, vpn in list(areas(mapping, index)):
+                if not visit(vma, vpn):
+                    return
+        return
+    for forks in (False, True):
+        for item in list(mapping.items):
+            with item.anon_vma.rwsem.read():
+                for vma in list(item.anon_vma.vmas):
+                    covered = vma.start <= item.vpn < vma.end
+                    if covered and (vma.mm is item.mm) is not forks and not visit(vma, item.vpn):
+                        return
+
+
 Visit = Callable[["Vma", int, "PageTable", Pte], bool]
 VisitHuge = Callable[["Vma", int, "PageTable"], None]
 
@@ -120,6 +164,9 @@ def rmap_walk(folio: Page, visit: Visit, huge: VisitHuge | None = None) -> None:
     """
     mapping = folio.mapping
     if mapping is None:
+        return
+    if isinstance(mapping, StableNode):
+        _rmap_walk_ksm(folio, mapping, visit)
         return
     with rmap_sem(mapping).read():
         for vma, first, end in list(area_ranges(mapping, folio.index, folio.nr_pages)):
@@ -137,6 +184,22 @@ def rmap_walk(folio: Page, visit: Visit, huge: VisitHuge | None = None) -> None:
                         return
                 if not folio.mapped:
                     return
+
+
+def _rmap_walk_ksm(page: Page, node: StableNode, visit: Visit) -> None:
+    """rmap_walk() for a merged page, which is always alone."""
+
+    def look(vma: Vma, vpn: int) -> bool:
+        table = vma.mm.table(vpn)
+        if table is None:
+            return True
+        with table.lock:
+            entry = table.entries.get(vpn)
+            if isinstance(entry, Pte) and entry.page is page and not visit(vma, vpn, table, entry):
+                return False
+        return page.mapped
+
+    for_each_place(node, 0, look)
 
 
 def page_add_rmap(page: Page, vma: Vma) -> None:
@@ -269,6 +332,11 @@ def try_to_unmap(page: Page, flags: int) -> None:
         part = entry.page
         if flags & TTU_HWPOISON and part.flags & pg.HWPOISON:
             table.entries[vpn] = PoisonPte(part.pfn, file=not page.anon)
+        elif page.anon and not page.flags & pg.SWAPBACKED:
+            if page.flags & pg.DIRTY or page.refcount != page.mapcount + 1:
+                set_flags(page, pg.SWAPBACKED)  # written to since, or held: its contents count again
+                return False
+            del table.entries[vpn]
         elif page.anon:
             if not page.flags & pg.SWAPCACHE or not isinstance(page.private, int):
                 return False  # nowhere to go: no slot in swap

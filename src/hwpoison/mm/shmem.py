@@ -10,8 +10,9 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
 from .filemap import filemap_add_folio, filemap_lock_folio, folio_mark_dirty
-from .inode import AddressSpace, File, SysError
+from .inode import AddressSpace, File, Inode, SysError
 from .locks import KernelBug
+from .lost import lost_error
 from .page import ZEROS, Page, clear_flags, folio_page, folio_unlock, put_page, set_flags
 from .page_alloc import OutOfMemory
 from .rmap import TTU_IGNORE_MLOCK, try_to_unmap
@@ -69,7 +70,7 @@ def _refuse_bad(mapping: AddressSpace, folio: Page, index: int, *, all_of_it: bo
     if folio_page(folio, index).flags & pg.HWPOISON or (all_of_it and folio.has_hwpoisoned):
         folio_unlock(folio)
         put_page(folio)
-        raise SysError(Errno.EIO, f"page {index} of {mapping.host.name} is bad memory")
+        raise SysError(lost_error(mapping), f"page {index} of {mapping.host.name} is bad memory")
 
 
 def shmem_read(file: File, index: int) -> str:
@@ -91,6 +92,8 @@ def shmem_write(file: File, index: int, data: str, pages: int = 1) -> None:
     """write(2) of whole pages."""
     inode = file.inode
     with inode.i_rwsem.write():
+        if inode.seals & {"write", "future-write"} or (index + pages > inode.size and "grow" in inode.seals):
+            raise SysError(Errno.EPERM, f"{inode} is sealed against {', '.join(sorted(inode.seals))}")
         for there in range(index, index + pages):
             folio = shmem_get_folio(inode.mapping, there)
             _refuse_bad(inode.mapping, folio, there, all_of_it=inode.vm.traits.shmem_write_refuses_folio)
@@ -123,3 +126,24 @@ def shmem_writepage(mapping: AddressSpace, page: Page) -> bool:
     clear_flags(page, pg.DIRTY)
     swap.writepage(page)
     return True
+
+
+def shmem_lock(mapping: AddressSpace, *, on: bool) -> None:
+    """shmctl(2) SHM_LOCK: pages stay in memory. Those that are in it are moved when reclaim meets them."""
+    mapping.unevictable = on
+    if not on:
+        mapping.vm.lru.move_unevictable(mapping)
+
+
+def add_seal(inode: Inode, against: str) -> None:
+    """fcntl(2) F_ADD_SEALS; EBUSY while somebody maps the file shared and could write through that.
+
+    Or while somebody holds a page (memfd_wait_for_pins()): the handler holds a bad one for ever.
+    """
+    if against == "write":
+        inode.vm.lru.add_drain_all()
+        if any(vma.shared and vma.writable for vma in inode.mapping.i_mmap):
+            raise SysError(Errno.EBUSY, f"{inode} is mapped for writing")
+        if any(page.refcount != page.mapcount + 1 for page in inode.mapping.pages.values()):
+            raise SysError(Errno.EBUSY, f"somebody holds a page of {inode}")
+    inode.seals.add(against)

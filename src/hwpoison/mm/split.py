@@ -23,7 +23,7 @@ from .page import (
     folio_unlock,
     put_page,
 )
-from .rmap import rmap_sem, rmap_walk, unmap_mapping_folio
+from .rmap import StableNode, rmap_sem, rmap_walk, unmap_mapping_folio
 
 COPIED = pg.REFERENCED | pg.SWAPBACKED | pg.SWAPCACHE | pg.MLOCKED | pg.UPTODATE | pg.ACTIVE
 COPIED |= pg.UNEVICTABLE | pg.DIRTY | pg.LRU | pg.ERROR
@@ -49,6 +49,8 @@ def split_folio(page: Page, order: int = 0, *, at: Page | None = None) -> int:
     mapping = folio.mapping
     if folio is folio.vm.huge_zero_folio or folio.flags & pg.WRITEBACK or mapping is None:
         return -Errno.EBUSY
+    if isinstance(mapping, StableNode):
+        raise KernelBug(f"{folio} is merged, and so alone: nothing to split")
     if isinstance(mapping, AddressSpace):
         if order < mapping.fs.min_order:
             return -Errno.EINVAL

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult
-from hwpoison.abi.signals import Errno
 
 from .filemap import folio_mark_dirty
 from .inode import AddressSpace, SysError
 from .locks import KernelBug, Lock
+from .lost import lost_error
 from .page import (
     ZEROS,
     Page,
@@ -307,7 +307,7 @@ def shmem_swapin_folio(mapping: AddressSpace, index: int) -> Page | None:
     if mapping.swap_entries.get(index) == slot == page.private and not page.flags & pg.UPTODATE:
         folio_unlock(page)
         put_page(page)
-        raise SysError(Errno.EIO, f"page {index} of {mapping.host.name} was lost in swap")
+        raise SysError(lost_error(mapping), f"page {index} of {mapping.host.name} was lost in swap")
     folio_wait_writeback(page)
     with mapping.i_pages_lock:
         still = mapping.swap_entries.get(index) == slot == page.private

@@ -20,6 +20,7 @@ from .filemap import (
     page_cache_delete,
 )
 from .inode import AddressSpace, Inode, SysError
+from .lost import forget_lost, lost_error, mark_lost
 from .page import (
     ZEROS,
     Page,
@@ -105,6 +106,7 @@ def truncate_inode_pages_range(mapping: AddressSpace, start: int, end: int) -> N
             put_page(folio)
             if not again:
                 break
+    forget_lost(mapping, start, end)
     if mapping.fs.swap_backed:
         mapping.vm.swap.free_file_range(mapping, start, end)
 
@@ -147,6 +149,9 @@ def _split_once_more(page: Page) -> None:
 def truncate(inode: Inode, size: int) -> None:
     """ftruncate(2) to a number of pages."""
     with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
+        against = "shrink" if size < inode.size else "grow"
+        if against in inode.seals and size != inode.size:
+            raise SysError(Errno.EPERM, f"{inode} is sealed against {against}")
         old, inode.size = inode.size, size
         _drop(inode, size, max(old, size), even_cows=True)
 
@@ -156,6 +161,8 @@ def punch_hole(inode: Inode, start: int, end: int) -> None:
     if not inode.fs.punch_hole:
         raise SysError(Errno.EOPNOTSUPP, f"{inode.fs.name} makes no holes")
     with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
+        if inode.seals & {"write", "future-write"}:
+            raise SysError(Errno.EPERM, f"{inode} is sealed against writing")
         _drop(inode, start, end, even_cows=False)
 
 
@@ -185,6 +192,23 @@ def invalidate_mapping_pages(mapping: AddressSpace) -> None:
         folio_lock(page)
         if not page.mapped:
             mapping_evict_folio(mapping, page)
+        folio_unlock(page)
+        put_page(page)
+
+
+def invalidate_range(mapping: AddressSpace, start: int, end: int) -> None:
+    """invalidate_inode_pages2_range(): clean pages go, mapped or not: somebody writes past the cache."""
+    for index in sorted(i for i in mapping.pages if start <= i < end):
+        page = filemap_get_folio(mapping, index)
+        if page is None:
+            continue
+        folio_lock(page)
+        folio_wait_writeback(page)
+        if page.mapping is mapping:
+            if page.mapped:
+                unmap_mapping_folio(page)
+            if not page.flags & pg.DIRTY and filemap_release_folio(page):
+                filemap_remove_folio(page)
         folio_unlock(page)
         put_page(page)
 
@@ -233,7 +257,8 @@ def give_up_dirty_folio(page: Page) -> Response:
     """me_pagecache_dirty(): newer than the disk, so data is lost: every open file is told once."""
     mapping = page.mapping
     if isinstance(mapping, AddressSpace):
-        mapping.set_error(Errno.EIO)
+        mapping.set_error(lost_error(mapping))
+        mark_lost(mapping, page.index)
     if page.vm.traits.marks_page_error:
         set_flags(page, pg.ERROR)
     return give_up_clean_folio(page)

@@ -10,6 +10,7 @@ from .page import (
     Page,
     clear_flags,
     folio_mapcount,
+    folio_ref_freeze,
     folio_try_get,
     folio_trylock,
     folio_unlock,
@@ -17,7 +18,7 @@ from .page import (
     put_page,
     set_flags,
 )
-from .rmap import try_to_unmap
+from .rmap import StableNode, try_to_unmap
 from .shmem import shmem_writepage
 from .split import split_folio
 from .swap import release_frozen
@@ -39,7 +40,8 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     put_page(page)
     if not isolated:
         return False
-    if page.flags & (pg.UNEVICTABLE | pg.MLOCKED) or not folio_trylock(page):
+    merged = isinstance(page.mapping, StableNode)  # not modelled: a merged page goes to swap
+    if page.flags & (pg.UNEVICTABLE | pg.MLOCKED) or merged or not folio_trylock(page):
         page.vm.lru.putback(page)
         return False
     if page.flags & pg.HWPOISON and page.vm.traits.reclaim_unmaps_bad_pages and page.vm.handler is not None:
@@ -86,6 +88,10 @@ def _write_out(page: Page) -> bool:
         return shmem_writepage(mapping, page)
     if mapping is None and not page.flags & pg.SWAPCACHE:
         return False  # its file has let go of it, somebody still holds it
+    if not page.flags & pg.SWAPCACHE and not page.flags & pg.SWAPBACKED:
+        if page.mapped:
+            try_to_unmap(page, 0)
+        return False  # MADV_FREE: nothing to write
     if not page.flags & pg.SWAPCACHE:
         if page.maybe_dma_pinned:
             return False  # the process would go on with a copy, the device with this page
@@ -112,7 +118,10 @@ def _free(page: Page) -> bool:
         folio_unlock(page)
         put_page(page)
         return True
-    if not page.flags & pg.SWAPCACHE or not page.vm.swap.remove_mapping(page):
+    if page.anon and not page.flags & (pg.SWAPCACHE | pg.SWAPBACKED):
+        if not folio_ref_freeze(page, 1):
+            return False
+    elif not page.flags & pg.SWAPCACHE or not page.vm.swap.remove_mapping(page):
         return False
     folio_unlock(page)
     release_frozen(page)

@@ -12,8 +12,9 @@ from .filemap import (
     folio_attach_buffers,
     folio_mark_dirty,
 )
-from .inode import AddressSpace, File
+from .inode import AddressSpace, File, SysError
 from .locks import KernelBug
+from .lost import lost_pages, ranges
 from .page import Page, clear_flags, folio_start_writeback, folio_unlock, folio_wait_writeback, put_page
 from .rmap import folio_mkclean
 
@@ -80,3 +81,5 @@ def fsync(file: File) -> None:
     filemap_fdatawrite(mapping)
     filemap_fdatawait(mapping)
     file_check_and_advance_wb_err(file)
+    if mapping.lost and (pages := lost_pages(file)):
+        raise SysError(Errno.EHWPOISON, f"{mapping.host} has lost {ranges(pages)}")

@@ -114,6 +114,13 @@ class Bench:
             raise WrongUse(f"{self.where(step)}: {task.comm} has ended before this step; say task=")
         return task, area.start + step.page
 
+    def page_step(self, step: Step, parameter: str) -> Step:
+        """The same step about the page that one of its parameters names, as AREA:PAGE."""
+        name, _colon, number = step.args[parameter].partition(":")
+        if number and not number.isdecimal():
+            raise WrongUse(f"{self.where(step)}: {parameter}={name}:{number}: expected AREA:PAGE")
+        return replace(step, subject=name, page=int(number or 0))
+
     def area(self, step: Step) -> tuple[Task, Vma]:
         task, vpn = self.address(replace(step, page=0))
         vma = task.alive_mm().find_vma(vpn)

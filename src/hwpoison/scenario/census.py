@@ -20,6 +20,7 @@ from hwpoison.mm.machine import Machine
 from hwpoison.mm.mmap import Mm
 from hwpoison.mm.page import ZEROS, Page
 from hwpoison.mm.pte import Entry, MigrationPte, Pte, SwapPte
+from hwpoison.mm.rmap import StableNode
 from hwpoison.mm.task import Task
 
 MCEERR = (SiCode.BUS_MCEERR_AR, SiCode.BUS_MCEERR_AO)
@@ -69,6 +70,7 @@ class Census:
     already: bool  # it was bad before
     in_swap_cache: bool
     large: bool  # one of several pages of a folio
+    merged: bool  # by KSM
     rewritten: bool = False  # since then the file got other contents here, or none
 
     @classmethod
@@ -94,6 +96,7 @@ class Census:
             already=bool(page.flags & pg.HWPOISON),
             in_swap_cache=bool(folio.flags & pg.SWAPCACHE),
             large=folio.order > 0,
+            merged=isinstance(folio.mapping, StableNode),
         )
 
     def loss(self, failure: MemoryFailure) -> str | None:
@@ -110,6 +113,8 @@ class Census:
         """What a read of the file gives now; None: an error, or a page that stops the reader."""
         mapping = self.mapping
         if mapping is None:
+            return None
+        if self.index in mapping.lost:
             return None
         page = mapping.pages.get(self.index)
         if page is not None:

@@ -40,7 +40,7 @@ from pathlib import Path
 
 from hwpoison.abi.problems import NotPossible, WrongUse, unknown_name
 from hwpoison.failure.deviations import DEVIATIONS
-from hwpoison.failure.profiles import PROFILES
+from hwpoison.failure.profiles import NEWEST, PROFILES, PROPOSED
 
 from .steps import Step, StepError, parse_expectation, parse_step
 
@@ -165,6 +165,8 @@ def _breaks(value: object) -> dict[str, frozenset[str]]:
             if kernel not in PROFILES:
                 raise unknown_name("kernel", kernel, PROFILES)
         result[name] = frozenset(kernels or PROFILES)
+        if NEWEST.name in result[name] and name not in PROPOSED.mends:
+            result[name] |= {PROPOSED.name}
     return result
 
 
@@ -187,7 +189,7 @@ def _steps(text: str, origin: str, start: int) -> tuple[Step, ...]:
             elif stripped.startswith("=>"):
                 if not steps:
                     raise StepError("'=>' stands before the first step")
-                expected = parse_expectation(stripped[2:], number, kernels)
+                expected = parse_expectation(stripped[2:], number, kernels, (PROPOSED.name,))
                 steps[-1] = replace(steps[-1], expects=(*steps[-1].expects, expected))
             else:
                 steps.append(_step(stripped, number, inside=block is True))

@@ -23,8 +23,10 @@ from .load import Scenario
 from .promises import at_once, broken_promises
 from .steps import Step
 from .verbs import VERBS
+from .verbs_access import AccessVerbs
 from .verbs_errors import ErrorVerbs
 from .verbs_files import FileVerbs
+from .verbs_kinds import KindVerbs
 from .verbs_memory import MemoryVerbs
 from .verbs_tasks import TaskVerbs
 
@@ -44,7 +46,7 @@ def run(scenario: Scenario, profile: Profile = NEWEST, *, chooser: Chooser | Non
     return Model(scenario, profile, chooser).run()
 
 
-class Model(TaskVerbs, FileVerbs, MemoryVerbs, ErrorVerbs):
+class Model(TaskVerbs, FileVerbs, MemoryVerbs, KindVerbs, AccessVerbs, ErrorVerbs):
     """One run."""
 
     def run(self) -> Run:

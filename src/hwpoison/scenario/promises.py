@@ -19,6 +19,8 @@ from hwpoison.mm.machine import Machine
 from hwpoison.mm.page import ZEROS, Page
 from hwpoison.mm.page_alloc import MAGIC_HWPOISON
 from hwpoison.mm.pte import PoisonPte, Pte, SwapErrorPte, SwapPte
+from hwpoison.mm.rmap import StableNode
+from hwpoison.mm.task import Task
 
 from .census import GONE_BEFORE, MCEERR, Census, User, broke, last_event
 
@@ -33,7 +35,7 @@ def at_once(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Bro
     if event.result is MfResult.IGNORED and event.type not in GONE_BEFORE:
         yield from _left_alone(vm, census)
     else:
-        yield from _forgotten_victims(vm, census)
+        yield from _forgotten_victims(vm, failure, census)
 
 
 def _left_alone(vm: Machine, census: Census) -> Iterator[Broken]:
@@ -48,15 +50,20 @@ def _left_alone(vm: Machine, census: Census) -> Iterator[Broken]:
         yield Broken(4, f"{page} is called Ignored, but was removed from the {mapping.host}")
 
 
-def _forgotten_victims(vm: Machine, census: Census) -> Iterator[Broken]:
+def _forgotten_victims(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
     """2. Who asked to be told early of a loss has been told."""
     if not (census.last_copy and census.dirty and any(user.mapped for user in census.users)):
         return
     for user in census.users:
         wanted = user.mapped or census.mapping is not None
         if wanted and _asked_early(vm, user) and not user.gone and not census.told(user):
-            lost = "split-unmaps-file" if census.large and census.mapping is not None else "forgotten-victim"
-            yield broke(lost, f"{user.name()} asked to be told early and was not")
+            yield broke(_why_forgotten(failure, census), f"{user.name()} asked to be told early and was not")
+
+
+def _why_forgotten(failure: MemoryFailure, census: Census) -> str:
+    if census.merged:
+        return "merged-told-once" if failure.profile.handles_merged_pages else "merged-not-told"
+    return "split-unmaps-file" if census.large and census.mapping is not None else "forgotten-victim"
 
 
 def _asked_early(vm: Machine, user: User) -> bool:
@@ -104,7 +111,8 @@ def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
         if page.pfn in free and settled:
             yield Broken(1, f"the bad {page} is in the free lists")
         if page.mapped and settled:
-            yield Broken(1, f"the bad {page} is mapped at {page_users(vm, page)}")
+            text = f"the bad {page} is mapped at {page_users(vm, page)}"
+            yield broke("merged-again", text) if isinstance(page.mapping, StableNode) else Broken(1, text)
         if event.type is PageType.BUDDY and settled and page.private != MAGIC_HWPOISON:
             yield Broken(1, f"the bad {page} was given up by the allocator, and is in use again")
     for exposure in vm.exposures:
@@ -236,7 +244,18 @@ def _innocent(
             if used and not census.last_copy and not census.dirty:  # nobody can know that it says the same
                 yield Broken(3, f"{task} got {info.text()} though {census.content!r} exists elsewhere")
             if not used and use not in before and info.code is SiCode.BUS_MCEERR_AO:
-                yield Broken(3, f"{task} got {info.text()} but did not use {census.pfn:#x}")
+                text = f"{task} got {info.text()} but did not use {census.pfn:#x}"
+                name = _why_innocent(task, info.address >> PAGE_SHIFT, census)
+                yield Broken(3, text) if name is None else broke(name, text)
+
+
+def _why_innocent(task: Task, vpn: int, census: Census) -> str | None:
+    """The weakness by which a task is told that does not use the page."""
+    if census.merged:
+        return "merged-innocent"
+    vma = task.mm.find_vma(vpn) if task.mm is not None else None
+    private = vma is not None and not vma.shared and vma.mapping is not None
+    return "copy-holder-told" if private and census.mapping is not None else None
 
 
 def _truthful(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:

@@ -163,8 +163,13 @@ EXPECTED: dict[str, dict[str, tuple[str, ...]]] = {
 """Kinds of observations, what each tells, and the words it may be told in (none listed: any)."""
 
 
-def parse_expectation(line: str, number: int, kernels: tuple[str, ...]) -> Expectation:
-    """The text after ``=>``: ``[6.1 6.12] KIND WHO key=value ...``; a bare key=value is of kind "call"."""
+def parse_expectation(
+    line: str, number: int, kernels: tuple[str, ...], proposals: tuple[str, ...] = ()
+) -> Expectation:
+    """The text after ``=>``: ``[6.1 6.12] KIND WHO key=value ...``; a bare key=value is of kind "call".
+
+    ``[not ...]`` is about real kernels: a proposal has to be named.
+    """
     only: frozenset[str] | None = None
     line = line.strip()
     if line.startswith("["):
@@ -175,8 +180,8 @@ def parse_expectation(line: str, number: int, kernels: tuple[str, ...]) -> Expec
         inverted = names[:1] == ["not"]
         names = names[inverted:]
         for name in names:
-            if name not in kernels:
-                raise StepError(str(unknown_name("kernel", name, kernels)))
+            if name not in kernels + proposals:
+                raise StepError(str(unknown_name("kernel", name, kernels + proposals)))
         only = frozenset(kernels) - frozenset(names) if inverted else frozenset(names)
     words = _words(line)
     if not words:

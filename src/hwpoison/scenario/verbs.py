@@ -11,6 +11,8 @@ YES_NO = ("no", "yes")
 POLICIES = ("default", "early", "late", "clear")
 SIGBUS_ACTIONS = ("default", "handler", "ignore", "blocked")
 FRAME_KINDS = ("slab", "vmalloc", "reserved", "pagetable", "balloon", "free", "driver", "nostruct")
+SEALS = ("write", "future-write", "shrink", "grow")
+PEEKS = ("process_vm", "proc-mem", "ptrace")
 WAYS_IN = ("madvise", "debugfs", "sysfs", "scrub")
 SOFT_WAYS = ("madvise", "sysfs")
 
@@ -57,6 +59,10 @@ DATA = Parameter("data", "what the page is filled with: a word")
 POLICY = Parameter("policy", "its memory error policy (prctl PR_MCE_KILL)", POLICIES, default="default")
 SIGBUS = Parameter("sigbus", "what it does on SIGBUS", SIGBUS_ACTIONS, default="default")
 
+BY = Parameter("by", "the other task")
+VIA = Parameter("via", "by which call", PEEKS, default="process_vm")
+COUNT = Parameter("pages", "how many", number=True, default="1")
+
 VERBS: dict[str, Verb] = {
     verb.name: verb
     for verb in (
@@ -95,7 +101,12 @@ VERBS: dict[str, Verb] = {
                 Parameter("kind", "what it is", ("regular", "directory"), default="regular"),
             ),
         ),
-        Verb("open", "new open file", "open(2)", (Parameter("file", "the file"),)),
+        Verb(
+            "open",
+            "new open file",
+            "open(2)",
+            (Parameter("file", "the file"), Parameter("direct", "O_DIRECT", ("yes",), optional=True)),
+        ),
         Verb("close", "open file", "close(2)"),
         Verb(
             "map",
@@ -113,8 +124,8 @@ VERBS: dict[str, Verb] = {
         Verb("unmap", "area", "munmap(2)", (TASK,)),
         Verb("load", "area", "read memory", (TASK,), page=True),
         Verb("store", "area", "write memory", (TASK, DATA), page=True),
-        Verb("lock", "area", "mlock(2)", (TASK,)),
-        Verb("unlock", "area", "munlock(2)", (TASK,)),
+        Verb("lock", "area or file", "mlock(2) of an area, SHM_LOCK of a System V segment", (TASK,)),
+        Verb("unlock", "area or file", "munlock(2), SHM_UNLOCK", (TASK,)),
         Verb("read", "open file", "read(2) of a page", page=True),
         Verb(
             "write",
@@ -218,6 +229,55 @@ VERBS: dict[str, Verb] = {
             "area, file or frame",
             "see the page table entry, or the page cache and the disk, or whether a frame is marked bad",
             (TASK,),
+            page=True,
+        ),
+        Verb(
+            "merge",
+            "area",
+            "MADV_MERGEABLE, and let ksmd run until two pages are one",
+            (Parameter("with", "the other page: AREA:PAGE of its first owner"), TASK),
+            page=True,
+        ),
+        Verb("unmerge", "area", "MADV_UNMERGEABLE: pages of its own again", (TASK,)),
+        Verb("lazyfree", "area", "MADV_FREE: the contents are not needed any more", (TASK,), page=True),
+        Verb("marker", "area", "UFFDIO_POISON: an untouched page counts as bad", (TASK,), page=True),
+        Verb("seal", "file", "F_ADD_SEALS of a memfd", (Parameter("against", "what", SEALS),)),
+        Verb(
+            "peek",
+            "area",
+            "another task reads this memory",
+            (BY, VIA, TASK),
+            page=True,
+        ),
+        Verb("poke", "area", "another task writes this memory", (BY, VIA, DATA, TASK), page=True),
+        Verb(
+            "readv",
+            "open file",
+            "readv(2) into memory, one buffer a page; how much was transferred is seen",
+            (Parameter("into", "the first page of memory: AREA:PAGE"), COUNT, TASK),
+            page=True,
+        ),
+        Verb(
+            "writev",
+            "open file",
+            "writev(2) from memory, one buffer a page; how much was transferred is seen",
+            (Parameter("from", "the first page of memory: AREA:PAGE"), COUNT, TASK),
+            page=True,
+        ),
+        Verb(
+            "splice",
+            "open file",
+            "a page of a file into a pipe, and out of it again",
+            (Parameter("via", "by which call", ("splice", "sendfile"), default="splice"),),
+            page=True,
+        ),
+        Verb("coredump", "area", "the task dumps core and ends; what the core has", (TASK,), page=True),
+        Verb("lost", "open file", "list the lost pages that it has not acknowledged: no kernel has the call"),
+        Verb(
+            "acknowledge",
+            "open file",
+            "it takes what the disk has of lost pages: no kernel has the call",
+            (COUNT,),
             page=True,
         ),
         Verb("counters", "which", "read HardwareCorrupted and the node's counters", choices=("all",)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwpoison.abi.problems import WrongUse, unknown_name
-from hwpoison.mm import truncate, writeback
+from hwpoison.mm import access, truncate, writeback
 from hwpoison.mm.filemap import Buffers
 from hwpoison.mm.inode import FILE_SYSTEMS, File
 
@@ -23,14 +23,15 @@ class FileVerbs(Bench):
     def do_open(self, step: Step) -> None:
         inode = self.look_up(step, "file", self.files, step.args["file"])
         name = self.new_name(step, step.subject)
-        self.open_files[name] = File(inode, name)
+        self.open_files[name] = File(inode, name, direct=step.get("direct") == "yes")
 
     def do_close(self, step: Step) -> None:
         self.open_file(step, step.subject).close()
         del self.open_files[step.subject]
 
     def do_read(self, step: Step) -> None:
-        data = self.vm.read(self.open_file(step, step.subject), step.page)
+        file = self.open_file(step, step.subject)
+        data = (access.pread_direct if file.direct else self.vm.read)(file, step.page)
         self.see("call", step.subject, data=data)
 
     def do_write(self, step: Step) -> None:

@@ -12,6 +12,7 @@ from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import discard, do_mmap, insert_page, munmap
 from hwpoison.mm.page import get_page, put_page
+from hwpoison.mm.shmem import shmem_lock
 from hwpoison.mm.split import split_huge_page
 
 from .bench import Area, Bench
@@ -36,6 +37,7 @@ class MemoryVerbs(Bench):
             shared=step.args["shared"] == "yes",
             huge=step.get("huge") == "yes",
         )
+        vma.locked = vma.mapping is not None and vma.mapping.fs.hidden  # mm/secretmem.c secretmem_mmap()
         if frame is not None:
             pfn = self.look_up(step, "frame", self.frames, frame)
             page = self.struct_page(step, pfn, frame)
@@ -76,10 +78,16 @@ class MemoryVerbs(Bench):
         split_huge_page(page, order)
 
     def do_lock(self, step: Step) -> None:
+        if step.subject in self.files:
+            shmem_lock(self.inode(step).mapping, on=True)
+            return
         task, vma = self.area(step)
         mlock(task.alive_mm(), vma)
 
     def do_unlock(self, step: Step) -> None:
+        if step.subject in self.files:
+            shmem_lock(self.inode(step).mapping, on=False)
+            return
         task, vma = self.area(step)
         mlock(task.alive_mm(), vma, on=False)
 

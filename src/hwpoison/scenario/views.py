@@ -8,7 +8,7 @@ from hwpoison.abi.results import MfResult
 from hwpoison.mm.inode import Inode
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.page import ZEROS, Page
-from hwpoison.mm.pte import PoisonPte, Pte, SwapErrorPte, SwapPte
+from hwpoison.mm.pte import MarkerPte, PoisonPte, Pte, SwapErrorPte, SwapPte
 from hwpoison.mm.task import Task
 
 
@@ -18,7 +18,7 @@ def entry_view(vm: Machine, task: Task, vpn: int) -> dict[str, Value]:
     if isinstance(entry, Pte):
         bad = bool(entry.page.flags & pg.HWPOISON)
         return {"entry": "present", "bad": "yes" if bad else "no", **order_view(entry.page)}
-    if isinstance(entry, PoisonPte | SwapErrorPte):
+    if isinstance(entry, PoisonPte | SwapErrorPte | MarkerPte):
         return {"entry": "poison"}
     return {"entry": "swap" if isinstance(entry, SwapPte) else "none"}
 

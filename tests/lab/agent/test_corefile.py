@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hwpoison.lab.agent.corefile import NT_PRSTATUS, NT_SIGINFO, fatal_signal
+from hwpoison.lab.agent.corefile import NT_PRSTATUS, NT_SIGINFO, fatal_signal, memory
 from hwpoison.lab.agent.remote import Note
 
 SIGBUS, AR = 7, 4
@@ -40,3 +40,33 @@ def test_without_a_whole_core_file_nothing_is_said(tmp_path: Path, content: byte
     (tmp_path / "core").write_bytes(content)
     assert fatal_signal(tmp_path / "core") is None
     assert fatal_signal(tmp_path / "no such file") is None
+
+
+def with_memory(*segments: tuple[int, bytes, int]) -> bytes:
+    """A core file with these pieces of memory: address, what is in the file, how much there was."""
+    header = b"\x7fELF".ljust(32, b"\0") + struct.pack("<Q", 64) + bytes(16)
+    header += struct.pack("<H", len(segments)) + bytes(6)
+    offset, table, contents = 64 + 56 * len(segments), b"", b""
+    for address, content, size in segments:
+        table += struct.pack("<IIQQQQQQ", 1, 6, offset + len(contents), address, 0, len(content), size, 4096)
+        contents += content
+    return header + table + contents
+
+
+def test_memory_is_found_by_its_address(tmp_path: Path) -> None:
+    core = tmp_path / "core"
+    core.write_bytes(with_memory((0x1000, b"a" * 8, 8), (0x5000, b"b" * 8 + b"c" * 8, 16)))
+    assert memory(core, 0x5008, 8) == b"c" * 8
+    assert memory(core, 0x1000, 8) == b"a" * 8
+
+
+def test_what_a_core_file_breaks_off_before_reads_as_zeros(tmp_path: Path) -> None:
+    (tmp_path / "core").write_bytes(with_memory((0x1000, b"a" * 4, 8)))
+    assert memory(tmp_path / "core", 0x1000, 8) == b"a" * 4 + bytes(4)
+
+
+@pytest.mark.parametrize("address", [0x0FF8, 0x1008, 0x9000])
+def test_memory_that_is_not_described_is_not_made_up(tmp_path: Path, address: int) -> None:
+    (tmp_path / "core").write_bytes(with_memory((0x1000, b"a" * 8, 8), (0x9000, b"", 8)))
+    assert memory(tmp_path / "core", address, 8) is None
+    assert memory(tmp_path / "no such file", address, 8) is None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .remote import Note
 
-PT_NOTE = 4
+PT_LOAD, PT_NOTE = 1, 4
 NT_PRSTATUS = 1
 NT_SIGINFO = 0x53494749
 PR_PID = 32  # offset in struct elf_prstatus
@@ -36,15 +36,35 @@ def fatal_signal(path: Path) -> tuple[int, Note] | None:
     return None
 
 
-def _notes(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Type and content of each note of an ELF64 core file."""
+def memory(path: Path, address: int, size: int) -> bytes | None:
+    """What a core file has of this memory; None if it is not described. What was left out reads as zeros."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    for kind, offset, start, in_file, in_memory in _segments(content):
+        if kind == PT_LOAD and start <= address < start + in_memory:
+            skipped = address - start
+            found = content[offset + skipped : offset + min(in_file, skipped + size)]
+            return found.ljust(size, b"\0") if in_file > skipped else None
+    return None
+
+
+def _segments(content: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """Of each program header of an ELF64 file: type, offset, address, size in the file and in memory."""
     if len(content) < 64 or content[:4] != b"\x7fELF":
         return
     table, count = struct.unpack_from("<Q", content, 32)[0], struct.unpack_from("<H", content, 56)[0]
     for number in range(count):
-        kind, _flags, offset, _vaddr, _paddr, size = struct.unpack_from(
-            "<IIQQQQ", content, table + 56 * number
+        kind, _flags, offset, start, _paddr, in_file, in_memory = struct.unpack_from(
+            "<IIQQQQQ", content, table + 56 * number
         )
+        yield kind, offset, start, in_file, in_memory
+
+
+def _notes(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and content of each note of an ELF64 core file."""
+    for kind, offset, _start, size, _in_memory in _segments(content):
         end = offset + size
         while kind == PT_NOTE and offset + 12 <= end <= len(content):
             name_size, text_size, note = struct.unpack_from("<III", content, offset)

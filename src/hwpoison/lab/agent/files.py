@@ -17,6 +17,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import memfiles
 from .disks import Disk, Disks, modules
 from .problems import CannotSetUp
 from .quiet import mount
@@ -57,6 +58,8 @@ class File:
     path: Path
     disk: Disk | None
     whole_disk: bool = False
+    made: memfiles.Made | None = None
+    """Of a file that no file system shows."""
 
 
 class Files:
@@ -69,7 +72,7 @@ class Files:
 
     def prepare(self, fs: str) -> None:
         """Have this file system ready. CannotSetUp if this guest cannot."""
-        if fs in self.mounted or fs == "bdev":
+        if fs in self.mounted or fs == "bdev" or fs in memfiles.KINDS:
             return
         kind = KINDS.get(fs)
         if kind is None:
@@ -110,6 +113,9 @@ class Files:
     def create(self, name: str, fs: str, pages: int) -> File:
         """A file of that many pages."""
         self.prepare(fs)
+        if fs in memfiles.KINDS:
+            made = memfiles.make(fs, name, pages)
+            return File(name, fs, made.path, None, made=made)
         if fs == "bdev":
             disk = self.disks.get(f"bdev {self.whole_disks}")
             self.whole_disks += 1
@@ -167,11 +173,11 @@ def _write_out(descriptor: int) -> None:
 
 def cached(path: Path, index: int) -> bool:
     """Is this page in the page cache (mincore)? Asking does not bring it there."""
-    descriptor = os.open(path, os.O_RDWR)
+    descriptor = os.open(path, os.O_RDONLY)  # a sealed file is not to be mapped for writing
     try:
         if os.lseek(descriptor, 0, os.SEEK_END) <= index * PAGE:
             return False
-        address = map_file(descriptor, 1, index * PAGE)
+        address = map_file(descriptor, 1, index * PAGE, writable=False)
     finally:
         os.close(descriptor)
     answer = ctypes.create_string_buffer(1)

@@ -45,6 +45,19 @@ DEFAULTS = (
 """What a scenario may change, and how it is put back."""
 
 
+KSM = "/sys/kernel/mm/ksm/"
+KSM_RUN = (
+    (KSM + "smart_scan", "0"),
+    (KSM + "sleep_millisecs", "10"),
+    (KSM + "pages_to_scan", "10000"),
+    (KSM + "run", "1"),
+)
+"""ksmd at work, at all pages in each pass; it looks at a page twice before it merges it."""
+KSM_REST = ((KSM + "run", "0"),)
+KSM_FORGET = ((KSM + "run", "2"), (KSM + "run", "0"))
+"""Take all merged pages apart, bad ones as well: nothing later is to be merged into one."""
+
+
 def put(settings: tuple[tuple[str, str], ...]) -> None:
     """Write all of these that exist. CannotSetUp names one that refuses."""
     for name, value in settings:

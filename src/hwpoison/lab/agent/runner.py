@@ -162,6 +162,8 @@ class Runner:
     def _clean_up(self, errand: Errand, bad: list[int]) -> list[int]:
         """Put everything back; the bad frames that stay so."""
         quiet.put(quiet.DEFAULTS)
+        if any(step.verb == "merge" for step in errand.steps):
+            quiet.put(quiet.KSM_FORGET)
         if errand.swap:
             libc.swapoff(self.disks.get("swap").path.encode())
         self.files.empty(check=any(step.verb == "disk" for step in errand.steps))

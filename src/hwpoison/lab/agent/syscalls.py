@@ -16,12 +16,15 @@ MLOCK, MUNLOCK, PRCTL, SWAPOFF, GETTID, EXIT_GROUP, SPLICE, TEE, VMSPLICE = (
 FALLOCATE, PWRITEV, BPF, IO_URING_SETUP, IO_URING_ENTER, IO_URING_REGISTER = 285, 296, 321, 425, 426, 427
 MOVE_PAGES, PIDFD_OPEN, PIDFD_GETFD = 279, 434, 438
 FINIT_MODULE = 313
+IOCTL, SHMGET, SHMAT, SHMCTL, SENDFILE, WAIT4, FCNTL, PTRACE = 16, 29, 30, 31, 40, 61, 72, 101
+PREADV, PROCESS_VM_READV, PROCESS_VM_WRITEV, USERFAULTFD, MEMFD_SECRET = 295, 310, 311, 323, 447
 
 PAGE = 4096
-PROT_RW = 3
+PROT_READ, PROT_RW = 1, 3
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE = 0x1, 0x2, 0x10, 0x20, 0x100000
 CLONE_VM, CLONE_THREAD_FLAGS, CLONE_PARENT = 0x100, 0x50F00, 0x8000  # VM FS FILES SIGHAND THREAD SYSVSEM
 MADV_DONTNEED, MADV_HUGEPAGE, MADV_PAGEOUT, MADV_COLLAPSE = 4, 14, 21, 25
+MADV_FREE, MADV_MERGEABLE, MADV_UNMERGEABLE = 8, 12, 13
 MADV_HWPOISON, MADV_SOFT_OFFLINE = 100, 101
 MPOL_MF_MOVE_ALL = 4
 
@@ -61,9 +64,10 @@ def call(number: int, *arguments: int | bytes | ctypes.Array[ctypes.c_char]) -> 
     return result
 
 
-def map_file(descriptor: int, pages: int, offset: int = 0) -> int:
+def map_file(descriptor: int, pages: int, offset: int = 0, *, writable: bool = True) -> int:
     """A shared mapping in this process; its address. Raises OSError."""
-    address = libc.mmap(None, pages * PAGE, PROT_RW, MAP_SHARED, descriptor, offset)
+    access = PROT_RW if writable else PROT_READ
+    address = libc.mmap(None, pages * PAGE, access, MAP_SHARED, descriptor, offset)
     if address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return int(address)

@@ -112,7 +112,7 @@ class Tasks:
 
     def exit(self, task: Task) -> None:
         task.remote.request(nr.EXIT_GROUP, 0)
-        self._bury(task.process)
+        self.bury(task.process)
 
     def policy(self, task: Task, name: str) -> None:
         """prctl(PR_MCE_KILL)."""
@@ -139,9 +139,9 @@ class Tasks:
                 try:
                     task.remote.raw(nr.GETPID)
                 except Died:
-                    self._bury(task.process)
+                    self.bury(task.process)
 
-    def _bury(self, process: Task) -> None:
+    def bury(self, process: Task) -> None:
         """Note that a process has ended, and how."""
         if process in self.deaths:
             return

@@ -39,8 +39,12 @@ class FileVerbs(Bench):
     def do_open(self, step: Step) -> None:
         file = named(self.files, step.args["file"])
         hand = self.hand
+        if file.made is not None and file.made.descriptor is not None:
+            self.open_files[step.subject] = hand.take(file.made.descriptor), file
+            return
         path = hand.shared.scratch(bytes(file.path) + b"\0")
-        self.open_files[step.subject] = hand.call(nr.OPEN, path, os.O_RDWR), file
+        flags = os.O_RDWR | (os.O_DIRECT if step.get("direct") == "yes" else 0)
+        self.open_files[step.subject] = hand.call(nr.OPEN, path, flags), file
 
     def do_close(self, step: Step) -> None:
         self.hand.call(nr.CLOSE, self.descriptor(step.subject))

@@ -14,6 +14,7 @@ from . import syscalls as nr
 from .bench import Area, Bench, named
 from .files import label
 from .holds import hold_file, hold_memory, pin_memory
+from .memfiles import lock_segment
 from .problems import CannotSetUp
 from .quiet import write_once
 from .remote import DATA
@@ -38,8 +39,14 @@ class MemoryVerbs(Bench):
         address = AREAS + len(self.areas) * AREA_STEP
         flags = nr.MAP_FIXED_NOREPLACE | (nr.MAP_SHARED if step.args["shared"] == "yes" else nr.MAP_PRIVATE)
         there, offset = -1, step.number("first") * PAGE
-        if (name := step.get("file")) is not None:
-            there = self._fetch_from_hand(task, self.descriptor(name))
+        if (name := step.get("file")) is not None and (segment := self._segment(name)) is not None:
+            address = task.remote.call(nr.SHMAT, segment, address, 0)
+            self.areas[step.subject] = Area(
+                step.subject, address, pages, task, self._file_of(step), step.number("first"), True
+            )
+            return
+        if name is not None:
+            there = self.fetch_from_hand(task, self.descriptor(name))
         elif (name := step.get("frame")) is not None:
             source = named(self.frames, name).source
             if source is None:
@@ -59,16 +66,14 @@ class MemoryVerbs(Bench):
             step.subject, address, pages, task, self._file_of(step), step.number("first"), shared
         )
 
+    def _segment(self, name: str) -> int | None:
+        """The number of the System V segment that this open file is, if it is one."""
+        made = named(self.open_files, name)[1].made
+        return None if made is None else made.segment
+
     def _file_of(self, step: Step) -> str | None:
         name = step.get("file")
         return None if name is None else named(self.open_files, name)[1].name
-
-    def _fetch_from_hand(self, task: Task, descriptor: int) -> int:
-        """The hand's open file, in a task's own table."""
-        ours = nr.call(nr.PIDFD_GETFD, self.hand.pidfd, descriptor, 0)
-        there = task.remote.take(ours)
-        os.close(ours)
-        return there
 
     def do_unmap(self, step: Step) -> None:
         task, address = self.place(step)
@@ -107,10 +112,22 @@ class MemoryVerbs(Bench):
         write_once(SPLIT, ",".join(word for word in (where, step.get("order")) if word is not None))
 
     def do_lock(self, step: Step) -> None:
+        if step.subject in self.files:
+            self._lock_segment(step, on=True)
+            return
         task, address = self.place(step)
         task.remote.call(nr.MLOCK, address, named(self.areas, step.subject).pages * PAGE)
 
+    def _lock_segment(self, step: Step, *, on: bool) -> None:
+        made = named(self.files, step.subject).made
+        if made is None or made.segment is None:
+            raise CannotSetUp(f"{step.subject} is no segment of System V shared memory")
+        lock_segment(made.segment, on=on)
+
     def do_unlock(self, step: Step) -> None:
+        if step.subject in self.files:
+            self._lock_segment(step, on=False)
+            return
         task, address = self.place(step)
         task.remote.call(nr.MUNLOCK, address, named(self.areas, step.subject).pages * PAGE)
 

@@ -13,13 +13,15 @@ from . import syscalls as nr
 from .bench import HAND
 from .problems import EndedEarly, WitnessFailed
 from .remote import Died
+from .verbs_access import AccessVerbs
 from .verbs_errors import ErrorVerbs
 from .verbs_files import FileVerbs
+from .verbs_kinds import KindVerbs
 from .verbs_memory import MemoryVerbs, Signalled
 from .verbs_tasks import TaskVerbs
 
 
-class Witness(TaskVerbs, FileVerbs, MemoryVerbs, ErrorVerbs):
+class Witness(TaskVerbs, FileVerbs, MemoryVerbs, KindVerbs, AccessVerbs, ErrorVerbs):
     """One run."""
 
     def run(self, steps: tuple[Step, ...]) -> str | None:

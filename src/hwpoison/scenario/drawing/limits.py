@@ -20,6 +20,8 @@ from hwpoison.scenario.steps import Step
 
 HARDWARE = "after one error of the hardware no page of that boot can be made good again"
 NO_DRIVER = "the lab has no driver, or no program to make one"
+OTHER_MEMORY = "other kinds of memory have their catalogue; a move for each is still to be written"
+OTHER_WAYS = "other ways to bytes have their catalogue; a move for each is still to be written"
 UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
     ("inject", "via", "scrub"): HARDWARE,
@@ -33,6 +35,23 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("file", "fs", "ext2"): NO_DRIVER,
     ("file", "fs", "btrfs"): NO_DRIVER,
     ("file", "fs", "fuse"): NO_DRIVER,
+    ("file", "fs", "sysv"): OTHER_MEMORY,
+    ("file", "fs", "memfd"): OTHER_MEMORY,
+    ("file", "fs", "secret"): OTHER_MEMORY,
+    ("open", "direct", "yes"): OTHER_WAYS,
+    ("merge", "", ""): "ksmd comes by when it comes by: each time takes a second of a guest",
+    ("unmerge", "", ""): "nothing is merged",
+    ("lazyfree", "", ""): OTHER_MEMORY,
+    ("marker", "", ""): OTHER_MEMORY,
+    ("seal", "", ""): OTHER_MEMORY,
+    ("peek", "", ""): OTHER_WAYS,
+    ("poke", "", ""): OTHER_WAYS,
+    ("readv", "", ""): OTHER_WAYS,
+    ("writev", "", ""): OTHER_WAYS,
+    ("splice", "", ""): OTHER_WAYS,
+    ("coredump", "", ""): "ends its task; a scenario is short enough",
+    ("lost", "", ""): "no kernel has the call",
+    ("acknowledge", "", ""): "no kernel has the call",
     ("frame", "kind", "balloon"): "a guest has no balloon without help from its host",
 }
 """(verb, argument, value) → why it never comes up; "" stands for all."""

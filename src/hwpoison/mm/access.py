@@ -1,0 +1,186 @@
+"""Ways to bytes other than a task's own: by another task, by vectors, past the cache, in a core file.
+
+Corresponds to mm/process_vm_access.c, access_remote_vm() (mm/memory.c), fs/read_write.c with lib/iov_iter.c,
+fs/splice.c, fs/direct-io.c and iomap, and dump_user_range() (fs/coredump.c). Whole pages, as everywhere.
+In none of these does a page that is known to be bad give a signal: the call ends, or ends early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hwpoison.abi.signals import Errno
+
+from .filemap import filemap_check_errors, filemap_fdatawait, folio_mark_dirty, read_mapping_folio
+from .gup import get_user_page
+from .inode import AddressSpace, File, SysError
+from .lost import forget_lost, read_lost
+from .page import ZEROS, Page, folio_unlock, put_page
+from .shmem import shmem_read
+from .task import Task
+from .truncate import invalidate_range
+from .writeback import filemap_fdatawrite
+
+REMOTE_ERRORS: dict[str, Errno] = {"process_vm": Errno.EFAULT, "proc-mem": Errno.EIO, "ptrace": Errno.EIO}
+"""What each way says of memory that cannot be had, whatever the reason."""
+
+
+def access_remote_vm(task: Task, vpn: int, via: str, data: str | None = None) -> str:
+    """Another task reads (``data`` None) or writes a page of this one's memory. SysError if it cannot."""
+    try:
+        page = get_user_page(task, vpn, write=data is not None)
+    except SysError as error:
+        raise SysError(REMOTE_ERRORS[via], str(error)) from None
+    content = _use(page, data)
+    put_page(page)
+    return content
+
+
+def _use(page: Page, data: str | None) -> str:
+    """The kernel reads or fills a page that it holds; filled ones of a file are dirty."""
+    if data is None:
+        return page.vm.kernel_reads(page)
+    page.vm.kernel_writes(page, data)
+    folio_mark_dirty(page.head)
+    return data
+
+
+def readv(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
+    """preadv(2) with a buffer for each page: how many pages came; SysError if not even the first."""
+    if file.direct:
+        return _read_direct(file, index, task, vpn, pages)
+    return _as_far_as_it_goes(pages, lambda number: _read_buffered(file, index + number, task, vpn + number))
+
+
+def writev(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
+    """pwritev(2) with a buffer for each page."""
+    if file.direct and _may_go_direct(file):
+        return _write_direct(file, index, task, vpn, pages)
+    count = _as_far_as_it_goes(
+        pages, lambda number: _write_buffered(file, index + number, task, vpn + number)
+    )
+    if file.direct:
+        _write_out(file.inode.mapping)
+        invalidate_range(file.inode.mapping, index, index + count)
+    return count
+
+
+def _as_far_as_it_goes(pages: int, one: Callable[[int], bool]) -> int:
+    """An error after the first page ends the call early, and is not told."""
+    for number in range(pages):
+        try:
+            if not one(number):
+                return number
+        except SysError:
+            if number == 0:
+                raise
+            return number
+    return pages
+
+
+def _read_buffered(file: File, index: int, task: Task, vpn: int) -> bool:
+    data = file.inode.vm.read(file, index)
+    if not data:
+        return False
+    _copy_to_user(task, vpn, data)
+    return True
+
+
+def _copy_to_user(task: Task, vpn: int, data: str) -> None:
+    page = get_user_page(task, vpn, write=True)
+    _use(page, data)
+    put_page(page)
+
+
+def _write_buffered(file: File, index: int, task: Task, vpn: int) -> bool:
+    page = get_user_page(task, vpn)
+    data = page.vm.kernel_reads(page)
+    put_page(page)
+    file.inode.vm.write(file, index, data)
+    return True
+
+
+def _write_out(mapping: AddressSpace) -> None:
+    """filemap_write_and_wait_range(): dirty pages to the disk, and any error since somebody last asked."""
+    filemap_fdatawrite(mapping)
+    filemap_fdatawait(mapping)
+    filemap_check_errors(mapping)
+
+
+def _read_direct(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
+    """Past the cache, which is written out first. After an error nobody hears how far it came."""
+    inode = file.inode
+    end = min(index + pages, inode.size)
+    _write_out(inode.mapping)
+    for number in range(index, end):
+        known = read_lost(file, number)
+        page = get_user_page(task, vpn + number - index, write=True)
+        _use(page, inode.blocks.get(number, ZEROS) if known is None else known)
+        put_page(page)
+    return max(0, end - index)
+
+
+def pread_direct(file: File, index: int) -> str:
+    """read(2) of one page past the cache, into memory that nobody looks at."""
+    if index >= file.inode.size:
+        return ""
+    _write_out(file.inode.mapping)
+    known = read_lost(file, index)
+    return file.inode.blocks.get(index, ZEROS) if known is None else known
+
+
+def _may_go_direct(file: File) -> bool:
+    """An old error of the file: file systems on iomap write through the cache instead; others fail."""
+    try:
+        _write_out(file.inode.mapping)
+    except SysError:
+        if not file.inode.fs.iomap or not file.inode.vm.traits.direct_write_falls_back:
+            raise
+        return False
+    return True
+
+
+def _write_direct(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
+    """Past the cache, emptied first: nobody is to read old data there afterwards."""
+    inode = file.inode
+    with inode.i_rwsem.write():
+        invalidate_range(inode.mapping, index, index + pages)
+        for number in range(pages):
+            page = get_user_page(task, vpn + number)
+            inode.blocks[index + number] = inode.vm.device_reads(page)
+            inode.size = max(inode.size, index + number + 1)
+            forget_lost(inode.mapping, index + number, index + number + 1)
+            put_page(page)
+    return pages
+
+
+def splice(file: File, index: int) -> str:
+    """splice(2) or sendfile(2) of one page to a pipe, and what the reader of the pipe gets."""
+    inode = file.inode
+    if index >= inode.size:
+        return ""
+    if inode.fs.swap_backed:
+        return shmem_read(file, index)
+    if (known := read_lost(file, index)) is not None:
+        return known
+    with inode.mapping.invalidate_lock.read():
+        page = read_mapping_folio(inode.mapping, index)
+        folio_unlock(page)
+    data = inode.vm.kernel_reads(page)
+    put_page(page)
+    return data
+
+
+def dump_page(task: Task, vpn: int) -> str:
+    """What a core file has of a page: what cannot be had is left out, which reads as zeros."""
+    mm = task.alive_mm()
+    vma = mm.find_vma(vpn)
+    if vma is None or (mm.entry(vpn) is None and vma.mapping is None):
+        return ZEROS
+    try:
+        page = get_user_page(task, vpn)
+    except SysError:
+        return ZEROS
+    content = page.vm.copy_mc(page)
+    put_page(page)
+    return ZEROS if content is None else content

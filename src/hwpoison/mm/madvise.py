@@ -1,0 +1,48 @@
+"""madvise(2) and its neighbours, one page at a time (mm/madvise.c; UFFDIO_POISON of mm/userfaultfd.c)."""
+
+from __future__ import annotations
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.signals import Errno
+
+from .inode import SysError
+from .mmap import Mm
+from .page import clear_flags
+from .pte import MarkerPte, Pte
+
+
+def madvise_free(mm: Mm, vpn: int) -> None:
+    """MADV_FREE: the contents may be thrown away until somebody writes to the page again.
+
+    Not of a page that others map, too. EINVAL for a file's memory.
+    """
+    vma = mm.find_vma(vpn)
+    if vma is None or vma.mapping is not None:
+        raise SysError(Errno.EINVAL, f"{vpn:#x} is no anonymous memory")
+    table = mm.pte_alloc(vpn)
+    with mm.mmap_lock.read(), table.lock:
+        entry = table.entries.get(vpn)
+        if (
+            not isinstance(entry, Pte)
+            or not entry.page.anon
+            or entry.page.head.order
+            or entry.page.mapcount != 1
+        ):
+            return
+        page = entry.page
+        if page.flags & pg.SWAPCACHE and not mm.vm.swap.free_slot_if_unused(page):
+            return
+        clear_flags(page, pg.DIRTY)
+        entry.dirty = entry.young = False
+    mm.vm.lru.mark_lazyfree(page)
+
+
+def uffd_poison(mm: Mm, vpn: int) -> None:
+    """UFFDIO_POISON: an untouched page counts as bad. EEXIST if there is something; EINVAL before 6.6."""
+    if not mm.vm.traits.knows_poison_markers:
+        raise SysError(Errno.EINVAL, "this kernel does not know the feature")
+    table = mm.pte_alloc(vpn)
+    with mm.mmap_lock.read(), table.lock:
+        if vpn in table.entries:
+            raise SysError(Errno.EEXIST, f"{vpn:#x} is in use")
+        table.entries[vpn] = MarkerPte()
