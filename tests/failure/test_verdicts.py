@@ -481,11 +481,11 @@ def test_the_reference_of_the_handler_stays_exactly_where_it_should(
 
 
 def test_every_type_that_is_modelled_is_met() -> None:
-    """But for those of races, of frames without struct page, and of failed unmapping, tested elsewhere."""
+    """But for those of races, of frames without struct page, of huge pages, and of failed unmapping."""
     met = {case.type for case in CASES.values()} | {
         t for case in CASES.values() for t, _ in case.differs.values()
     }
-    elsewhere = {T.UNMAP_FAILED, T.KERNEL_HIGH_ORDER, T.ALREADY_POISONED, T.PFN_MAP}
+    elsewhere = {T.UNMAP_FAILED, T.KERNEL_HIGH_ORDER, T.ALREADY_POISONED, T.PFN_MAP, T.HUGE}
     rows = {row.type for profile in PROFILES.values() for row in profile.states}
     by_saved_flags_only = {row for row in rows if "MLOCKED" in row.name or "UNEVICTABLE" in row.name}
     assert rows - met - elsewhere - by_saved_flags_only == {T.SLAB}, (

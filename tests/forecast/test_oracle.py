@@ -101,7 +101,6 @@ def test_pages_that_look_alike_and_end_alike_are_told(newest: Oracle) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (pg.HUGE | pg.COMPOUND_HEAD, "hugetlb"),
         (MEMORY | pg.THP | pg.COMPOUND_TAIL | pg.SWAPCACHE, "large folios in swap"),
         (LIST | pg.COMPOUND_HEAD, "compound page"),
         ((MEMORY | pg.KSM) & ~pg.MMAP, "KSM"),

@@ -14,11 +14,12 @@ def test_each_row_is_found_by_its_own_name() -> None:
 
 
 def test_only_memory_file_systems_keep_a_bad_page() -> None:
-    """shmem's operation does nothing; all others drop the page or have no way to."""
+    """The operations of shmem and hugetlbfs do nothing; all others drop the page or have no way to."""
     assert {row.name for row in FILE_SYSTEMS.values() if row.error_remove == "keep"} == {
         "tmpfs",
         "sysv",
         "memfd",
+        "hugetlbfs",
     }
 
 

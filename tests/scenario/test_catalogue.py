@@ -18,6 +18,7 @@ from hwpoison.scenario.model import Model, Run
 from hwpoison.scenario.verbs import VERBS
 
 NEVER_IN_SEQUENCE = "unmapping clears the mark before the table is asked: never seen on real kernels"
+TO_BE_RECORDED = "its scenarios come when all four kernels have answered"
 ONLY_UNDER_A_RACE = "the page must lose its mark between two looks at it"
 UNREACHED_ROWS: dict[tuple[str, PageType], str] = {
     ("7.2", PageType.KERNEL): "pages that come with a reference are classified first, and refused there",
@@ -26,6 +27,7 @@ UNREACHED_ROWS: dict[tuple[str, PageType], str] = {
     ("7.3", PageType.UNKNOWN): "only pages on a reclaim list get to the table, and those have a row",
     **{(kernel, PageType.DIRTY_MLOCKED_LRU): NEVER_IN_SEQUENCE for kernel in PROFILES},
     **{(kernel, PageType.CLEAN_MLOCKED_LRU): NEVER_IN_SEQUENCE for kernel in PROFILES},
+    **{(kernel, PageType.HUGE): TO_BE_RECORDED for kernel in PROFILES},
     **{(kernel, PageType.CLEAN_UNEVICTABLE_LRU): "ramfs marks every page dirty" for kernel in PROFILES},
 }
 """Rows of the state table that no scenario reaches: (kernel, row), and the reason."""
@@ -35,8 +37,8 @@ UNREACHED_TYPES: dict[PageType, str] = {
     PageType.KERNEL_HIGH_ORDER: ONLY_UNDER_A_RACE,
     PageType.SLAB: UNREACHED_ROWS["6.1", PageType.SLAB],
     PageType.DIFFERENT_COMPOUND: LARGE,
-    PageType.HUGE: LARGE,
-    PageType.FREE_HUGE: LARGE,
+    PageType.HUGE: TO_BE_RECORDED,
+    PageType.FREE_HUGE: TO_BE_RECORDED,
     PageType.UNSPLIT_THP: LARGE,
     PageType.DAX: "persistent memory is not modelled",
     PageType.DIRTY_MLOCKED_LRU: NEVER_IN_SEQUENCE,
@@ -48,6 +50,7 @@ UNREACHED_TYPES: dict[PageType, str] = {
 UNSHOWN_WEAKNESSES: dict[str, str] = {
     "split-unmaps-file": LARGE,
     "unsplit-untold": LARGE,
+    "whole-huge-page": TO_BE_RECORDED,
     "isolated-mlocked": ONLY_UNDER_A_RACE,
     "unpoison-under-owner": "its scenario waits for its record on four kernels",
     "merged-again": "ksmd must pass while a pipe holds the page",
@@ -56,13 +59,19 @@ UNSHOWN_WEAKNESSES: dict[str, str] = {
 """Deviations that no scenario shows, and the reason."""
 
 NOT_RECORDED = "its scenarios wait for their record on four kernels"
-UNSHOWN_STEPS = dict.fromkeys(("soft-offline", "unpoison", "migrate", "note"), NOT_RECORDED)
+UNSHOWN_STEPS = dict.fromkeys(
+    ("soft-offline", "unpoison", "migrate", "note", "hugepages", "pool"), NOT_RECORDED
+)
 """Steps that no scenario has, and the reason."""
 
 UNSHOWN_CHOICES: dict[tuple[str, str, str], str] = {
     ("soft-offline", "via", "madvise"): NOT_RECORDED,
     ("soft-offline", "via", "sysfs"): NOT_RECORDED,
     ("sysctl", "", "enable_soft_offline"): NOT_RECORDED,
+    ("hugepages", "", "2M"): TO_BE_RECORDED,
+    ("pool", "", "2M"): TO_BE_RECORDED,
+    ("map", "hugetlb", "2M"): TO_BE_RECORDED,
+    ("frame", "kind", "hugepage"): TO_BE_RECORDED,
 }
 """Choices of the language that no scenario takes: (verb, parameter, choice), and the reason."""
 

@@ -27,6 +27,7 @@ Kind = Literal[
     "counter",  # a counter moved: name, change
     "page",  # the page afterwards: flags (letters of the ones compared), refs
     "pte",  # a page table entry afterwards: present / poison / swap / none
+    "pool",  # a pool of huge pages: nr, free, reserved, surplus
     "disk",  # what is on the disk afterwards: data
     "panic",  # the machine stopped: text
 ]

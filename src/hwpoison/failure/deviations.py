@@ -30,6 +30,11 @@ DEVIATIONS: dict[str, Deviation] = {
         "an anonymous page is called Recovered although a pin still reaches it: nobody counts its references",
         "mm/memory-failure.c me_pagecache_clean(), since 5.14",
     ),
+    "whole-huge-page": Deviation(
+        2,
+        "one bad frame takes a whole huge page (hugetlb) away from its users, with all that was good in it",
+        "mm/memory-failure.c try_memory_failure_hugetlb(): there is one entry for all of it",
+    ),
     "forgotten-victim": Deviation(
         2,
         "without memory for a note about a victim, the task is not told until it touches the page",

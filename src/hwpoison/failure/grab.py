@@ -31,7 +31,7 @@ class Grab(Enum):
 
 def shake_page(page: Page) -> None:
     """Drain the per-CPU batches, so that a page on its way to a reclaim list gets there."""
-    if not page.head.flags & pg.SLAB:
+    if not page.head.flags & (pg.SLAB | pg.HUGE):
         page.vm.lru.add_drain_all()
 
 

@@ -22,6 +22,7 @@ from hwpoison.mm.task import Task
 
 from .flags import MF_ACTION_REQUIRED, MF_COUNT_INCREASED, MF_SW_SIMULATED
 from .grab import Grab, get_hwpoison_page, shake_page
+from .hugetlb import try_memory_failure_hugetlb
 from .kill import collect_procs, kill_accessing_process, kill_procs
 from .profiles import NEWEST, Profile
 from .states import identify
@@ -84,6 +85,7 @@ class MemoryFailure:
         self.out_of_use: set[int] = set()  # frames that soft offline has taken out of use
         self.soft_offlined = self.unpoisoned = 0  # how often either succeeded
         self.seen_hardware = False  # a real error happened: nothing can be unpoisoned any more
+        self.silent = 0  # more bad frames of bad huge pages, counted without a verdict (6.1)
         self.failing_allocations = 0  # so many notes about victims will find no memory
         vm.handler = self
 
@@ -113,6 +115,9 @@ class MemoryFailure:
         """Mark and take the page; a page that changed under our hands gets one second try."""
         retry = True
         while True:
+            returned = try_memory_failure_hugetlb(self, page, flags)
+            if returned is not None:
+                return returned
             if test_and_set(page, pg.HWPOISON):
                 return self._already_poisoned(page, flags)
             grab = Grab.TAKEN
@@ -190,7 +195,7 @@ class MemoryFailure:
                 return self.action_result(
                     page.pfn, PageType.TRUNCATED_LRU, MfResult.IGNORED, reason="its file let go of it"
                 )
-        return self._page_action(page, saved)
+        return self.page_action(page, saved)
 
     def _filtered(self, page: Page) -> bool:
         """The injection filter spares the page, which was marked in vain; the reference is given back."""
@@ -231,7 +236,7 @@ class MemoryFailure:
         returned = self.action_result(page.pfn, PageType.UNSPLIT_THP, self.profile.unsplit_thp, reason=reason)
         return -Errno.EHWPOISON if self.profile.unsplit_thp is MfResult.FAILED else returned
 
-    def _page_action(self, page: Page, saved: int) -> int:
+    def page_action(self, page: Page, saved: int) -> int:
         """Ask the owner by the state table, then look who still holds the page (R9)."""
         number, row, second_pass = identify(self.profile.states, page.flags, saved)
         flags = "|".join(pg.names((saved if second_pass else page.flags) & row.mask)) or "no other row"
@@ -240,12 +245,13 @@ class MemoryFailure:
         result, reason = response.result, response.reason
         self.tell(reason, response.source)
         if response.kept is not None:
-            users = page.refcount - 1 - response.kept
+            users = page.head.refcount - 1 - response.kept
             if users > 0:
                 self.printk(f"{page.pfn:#x}: {row.type.log} still referenced by {users} users")
                 result, reason = MfResult.FAILED, f"{users} references are left that nobody explains"
                 self.tell(reason, "mm/memory-failure.c has_extra_refcount()")
-        folio_unlock(page)
+        if not response.unlocked:
+            folio_unlock(page.head)
         return self.action_result(page.pfn, row.type, result, row=number, reason=reason)
 
     def action_result(

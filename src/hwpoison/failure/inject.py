@@ -77,7 +77,7 @@ def corrupt_pfn(failure: MemoryFailure, pfn: int) -> int:
     if failure.filter.enabled:
         page = vm.zone.page(pfn)
         shake_page(page)
-        if not (page.head.flags & pg.LRU or vm.zone.is_free_buddy_page(pfn)):
+        if not (page.head.flags & (pg.LRU | pg.HUGE) or vm.zone.is_free_buddy_page(pfn)):
             return 0
         if failure.filter.refuses(vm, pfn):
             return 0

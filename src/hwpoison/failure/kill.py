@@ -19,14 +19,18 @@ from hwpoison.abi.signals import (
     SigInfo,
     Signal,
 )
+from hwpoison.mm.hugetlb import is_huge, state_of
+from hwpoison.mm.hugetlb_unmap import mapped_at
 from hwpoison.mm.page import Page
-from hwpoison.mm.pte import PoisonPte, Pte
+from hwpoison.mm.pte import Pmd, PoisonPte, Pte
 from hwpoison.mm.rmap import StableNode, areas, page_mapped_in_vma, rmap_sem
 from hwpoison.mm.task import Task
 
 from .flags import MF_ACTION_REQUIRED
 
 if TYPE_CHECKING:
+    from hwpoison.mm.mmap import Vma
+
     from .handler import MemoryFailure
 
 
@@ -40,6 +44,7 @@ class ToKill:
     task: Task
     vpn: int | None
     shift: int = PAGE_SHIFT
+    """log2 of the bytes that are lost there."""
 
 
 def find_early_kill_thread(leader: Task, early_kill: bool) -> Task | None:
@@ -75,13 +80,14 @@ def collect_procs(failure: MemoryFailure, page: Page, flags: int) -> list[ToKill
         return []
     if isinstance(mapping, StableNode):
         return collect_procs_ksm(failure, mapping, flags)
-    shift = PAGE_SHIFT + folio.order
+    shift = state_of(page).hstate.shift if is_huge(page) else PAGE_SHIFT + folio.order
+    told = folio if is_huge(page) and failure.profile.hugetlb_tells_head else page
     found: list[tuple[int, ToKill]] = []
     with rmap_sem(mapping).read():
-        for vma, vpn in areas(mapping, page.file_index):
+        for vma, vpn in areas(mapping, told.file_index):
             for leader in vma.mm.users:
                 thread = task_early_kill(failure, leader, flags)
-                if thread is None or (mapping.is_anon and not page_mapped_in_vma(page, vma, vpn)):
+                if thread is None or (mapping.is_anon and not _maps(page, vma, vpn)):
                     continue
                 found.append((leader.pid, add_to_kill(failure, thread, vpn, shift)))
     found.sort(key=lambda pair: pair[0])
@@ -105,6 +111,10 @@ def collect_procs_ksm(failure: MemoryFailure, node: StableNode, flags: int) -> l
                     if victim.vpn is not None or not _forgets(failure):
                         found[thread.pid] = victim
     return [found[pid] for pid in sorted(found)]
+
+
+def _maps(page: Page, vma: Vma, vpn: int) -> bool:
+    return mapped_at(vma, vpn, page.head) if is_huge(page) else page_mapped_in_vma(page, vma, vpn)
 
 
 def _forgets(failure: MemoryFailure) -> bool:
@@ -157,7 +167,9 @@ def kill_accessing_process(failure: MemoryFailure, pfn: int, flags: int) -> bool
         vpn = _mapped_at(task, pfn)
     if vpn is None:
         return False
-    kill_proc(failure, ToKill(task, vpn), pfn, flags)
+    vma = task.mm.find_vma(vpn)
+    shift = PAGE_SHIFT if vma is None or vma.hstate is None else vma.hstate.shift
+    kill_proc(failure, ToKill(task, vpn, shift), pfn, flags)
     return True
 
 
@@ -175,4 +187,17 @@ def _mapped_at(task: Task, pfn: int) -> int | None:
                 return vpn
             if isinstance(entry, PoisonPte) and entry.pfn == pfn:
                 return vpn
+        if vma.hstate is not None and (at := _in_huge_page(vma, pfn, vma.hstate.pages)) is not None:
+            return at
+    return None
+
+
+def _in_huge_page(vma: Vma, pfn: int, pages: int) -> int | None:
+    """As _mapped_at(), in an area of huge pages; a note has the frame of the head."""
+    for start, entry in sorted(vma.mm.hugetlb.items()):
+        head = (
+            entry.page.pfn if isinstance(entry, Pmd) else entry.pfn if isinstance(entry, PoisonPte) else None
+        )
+        if head is not None and vma.start <= start < vma.end and 0 <= pfn - head < pages:
+            return start + pfn - head
     return None

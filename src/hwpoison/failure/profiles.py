@@ -13,7 +13,7 @@ from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import Errno
 from hwpoison.mm.machine import Traits
 
-from .states import LRU_STATES, RESERVED, SLAB, UNKNOWN, PageState, me_unknown_failed
+from .states import HUGE, LRU_STATES, RESERVED, SLAB, UNKNOWN, PageState, me_unknown_failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,9 @@ class Profile:
     mapcount_word: str = "folio mapcount"
     """What the line about that calls the count of mappings; S 6.12. 6.1 says "mapcount"."""
 
+    folio_word: str = "folio"
+    """What the line about a mapping that could not be locked calls the huge page; S 6.12. 6.1 says "page"."""
+
     kills_when_not_unmapped: bool = False
     """kill_procs() sends SIGKILL when unmapping failed; S 6.1. From 6.12 on SIGBUS."""
 
@@ -78,6 +81,16 @@ class Profile:
     unpoison_no_page: Errno = Errno.EIO
     """What unpoison says of a frame that is not memory: it asks for an online page; 6.12.117, 7.x."""
 
+    hugetlb_stays_put: bool = True
+    """A huge page in use loses its mark "migratable" when it goes bad; S 6.12. 6.1 leaves it."""
+
+    tells_bad_frame_again: bool = True
+    """A second error in a bad huge page is looked for by its own frame; S 7.2 (6.19). Before, by the head's,
+    so the address that is told is the first of the huge page (B35)."""
+
+    hugetlb_tells_head: bool = False
+    """Who is told of a bad huge page gets the address where it begins; S 6.1. Since 6.6 that of the frame."""
+
     forgets_victim_without_memory: bool = True
     """add_to_kill() without memory for its note leaves the task out, with a line in the log; S 6.1 to 7.3.
     Switched off, such a task gets SIGKILL, which needs no note (R2)."""
@@ -86,8 +99,8 @@ class Profile:
     """The known weaknesses of the newest kernel that this one does not have."""
 
 
-V7_3 = Profile("7.3", (*LRU_STATES, UNKNOWN))
-V7_2 = replace(V7_3, name="7.2", states=(RESERVED, *LRU_STATES, UNKNOWN), refuses_kernel_pages=False)
+V7_3 = Profile("7.3", (HUGE, *LRU_STATES, UNKNOWN))
+V7_2 = replace(V7_3, name="7.2", states=(RESERVED, HUGE, *LRU_STATES, UNKNOWN), refuses_kernel_pages=False)
 V6_12 = replace(
     V7_2,
     name="6.12",
@@ -100,11 +113,12 @@ V6_12 = replace(
     ),
     checks_counted_pages=False,
     page_without_struct=None,
+    tells_bad_frame_again=False,
 )
 V6_1 = replace(
     V6_12,
     name="6.1",
-    states=(RESERVED, SLAB, *LRU_STATES, replace(UNKNOWN, respond=me_unknown_failed)),
+    states=(RESERVED, SLAB, HUGE, *LRU_STATES, replace(UNKNOWN, respond=me_unknown_failed)),
     traits=replace(
         V6_12.traits,
         swapoff_leaves_poison_entry=False,
@@ -115,6 +129,7 @@ V6_1 = replace(
         maps_whole_folio=(),
         large_folios=(),
         splits_to_any_order=False,
+        hugetlb_read_refuses_all=True,
         tails_show_folio=False,
         shmem_write_refuses_folio=False,
         skips_changed_pages=False,
@@ -124,12 +139,15 @@ V6_1 = replace(
     ),
     unsplit_thp=MfResult.IGNORED,
     filters_before_split=False,
+    hugetlb_stays_put=False,
+    hugetlb_tells_head=True,
     refuses_slab=False,
     not_handlable=PageType.UNKNOWN,
     reports_already_poisoned=False,
     unmap_failed=MfResult.IGNORED,
     handles_merged_pages=False,
     mapcount_word="mapcount",
+    folio_word="page",
     kills_when_not_unmapped=True,
     madvise_is_consumed=False,
     node_counters=False,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult, PageType
+from hwpoison.mm.hugetlb import give_up_huge_page
 from hwpoison.mm.page import Page
 from hwpoison.mm.response import Respond, Response
 from hwpoison.mm.slab import give_up_kernel_page
@@ -46,6 +47,7 @@ def me_unknown_failed(page: Page) -> Response:
 SC = pg.SWAPCACHE | pg.SWAPBACKED
 UNKNOWN = PageState(0, 0, PageType.UNKNOWN, me_unknown)
 RESERVED = PageState(pg.RESERVED, pg.RESERVED, PageType.KERNEL, give_up_kernel_page)
+HUGE = PageState(pg.COMPOUND_HEAD, pg.COMPOUND_HEAD, PageType.HUGE, give_up_huge_page)
 SLAB = PageState(pg.SLAB, pg.SLAB, PageType.SLAB, give_up_kernel_page)
 
 LRU_STATES: tuple[PageState, ...] = (

@@ -34,6 +34,7 @@ VARIANTS: tuple[Variant, ...] = (
     Variant("its file has let go of it (truncated while in use)", {"truncated": True}),
     Variant("nobody has the file open", {"opened": False}),
     Variant("another process has it in swap", {"also_in_swap": True}),
+    Variant("every free huge page is promised to a mapping (HugePages_Rsvd)", {"promised": True}),
     Variant("another process maps its place in the file without having touched it", {"covered": True}),
     Variant(
         "the processes want to be told early (prctl PR_MCE_KILL, vm.memory_failure_early_kill)",

@@ -14,6 +14,7 @@ _LIST = pg.UPTODATE | pg.LRU
 _MEMORY = _LIST | pg.ANON | pg.SWAPBACKED
 _TMPFS = _LIST | pg.SWAPBACKED
 _HUGE_HEAD = _MEMORY | pg.MMAP | pg.THP | pg.COMPOUND_HEAD | pg.DIRTY
+_HUGE = pg.HUGE | pg.COMPOUND_HEAD
 _LOCKED = pg.MLOCKED | pg.UNEVICTABLE
 
 EXAMPLES: tuple[Kind, ...] = (
@@ -54,6 +55,11 @@ EXAMPLES: tuple[Kind, ...] = (
     Kind(_LIST | pg.PRIVATE | pg.THP | pg.COMPOUND_TAIL),
     Kind(_LIST | pg.DIRTY | pg.THP | pg.COMPOUND_TAIL),
     Kind(_LIST | pg.DIRTY | pg.PRIVATE | pg.THP | pg.COMPOUND_HEAD),
+    Kind(_HUGE),
+    Kind(_HUGE | pg.UPTODATE | pg.ANON | pg.MMAP, 1),
+    Kind(_HUGE | pg.UPTODATE | pg.ANON | pg.MMAP, SEVERAL),
+    Kind(_HUGE | pg.UPTODATE | pg.DIRTY),
+    Kind(_HUGE | pg.UPTODATE | pg.DIRTY | pg.MMAP, 1),
     Kind(pg.SLAB),
     Kind(pg.SLAB | pg.COMPOUND_TAIL),
     Kind(pg.PGTABLE),

@@ -156,11 +156,11 @@ def _verdict(planted: Planted, failure: MemoryFailure, returned: int, seen: Seen
 def _what_is_lost(planted: Planted, seen: Seen) -> str:
     """In words, from what the users saw."""
     if planted.inode is None:
-        lost = "the contents of the page, which was memory of processes"
+        lost = f"the contents of the {planted.what}, which was memory of processes"
     elif planted.inode.fs.can_writeback:
         lost = "what was written to the file since it was last on the disk"
     else:
-        lost = "the contents of this page of the file"
+        lost = f"the contents of this {planted.what} of the file"
     if planted.vm.exposures and not planted.device and not seen.stale:
         return f"{lost}; the write under way takes bad bytes to the disk"
     if seen.stale:

@@ -27,6 +27,7 @@ from hwpoison.mm.task import Signalled, Task
 from .kinds import SEVERAL, Kind, fold
 
 FRAMES = 64
+HUGE_ORDER = 2  # of huge pages: enough for a head and more than one tail
 
 
 class NotReproduced(Exception):
@@ -66,6 +67,8 @@ class Situation:
     """A mapper has written since the flags were last brought up to date: its page table entry is dirty."""
     also_in_swap: bool = False
     """One more process has the page, but only by a swap entry."""
+    promised: bool = False
+    """Every free page of the pool is promised to a mapping that has not touched it yet (hugetlb)."""
     covered: bool = False
     """One more process maps the page's place in its file, without having touched it."""
     early: bool = False
@@ -90,6 +93,8 @@ class Planted:
     """Where in its file the page is."""
     content: str | None = None
     """What the page holds for its users, None if nobody needs it."""
+    what: str = "page"
+    """What is lost with the frame."""
     last_copy: bool = False
     """Set by plant(): the contents are nowhere else."""
     device: bool = False
@@ -140,7 +145,8 @@ def some_users(mappers: int | None) -> tuple[User, ...]:
 
 def new_machine(wanted: Wanted, *, swap_slots: int = 0) -> Machine:
     """Each process needs a frame for its page table, and the model takes them from the same zone."""
-    return Machine(frames=FRAMES + 2 * len(wanted.users), swap_slots=swap_slots, traits=wanted.traits)
+    frames = FRAMES + 2 * len(wanted.users)
+    return Machine(frames=frames, swap_slots=swap_slots, huge_order=HUGE_ORDER, traits=wanted.traits)
 
 
 def task_of(planted: Planted, user: User) -> Task:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
 
-from . import plant_file, plant_folio, plant_kernel, plant_memory
+from . import plant_file, plant_folio, plant_hugetlb, plant_kernel, plant_memory
 from .plant import Recipe
 
 _MARKS = pg.SLAB | pg.PGTABLE | pg.OFFLINE | pg.RESERVED | pg.BUDDY | pg.HWPOISON | pg.NOPAGE
 _COMPOUND = pg.COMPOUND_HEAD | pg.COMPOUND_TAIL
 _OF_USERS = pg.LRU | pg.ANON | pg.SWAPBACKED | pg.SWAPCACHE | pg.MLOCKED | pg.UNEVICTABLE
+
+_HUGE = pg.HUGE | pg.HWPOISON
 
 RECIPES: tuple[Recipe, ...] = (
     Recipe(pg.HWPOISON, pg.HWPOISON, "it was taken out of use", plant_kernel.known_bad),
@@ -25,7 +27,10 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe(pg.RESERVED | pg.ZERO_PAGE, pg.RESERVED, "the kernel reserved it", plant_kernel.reserved),
     # No owner to be seen. With a mapper it is a driver's; without, it may also be free or on its way.
     Recipe(
-        _MARKS | _OF_USERS, 0, "the kernel uses it (vmalloc, stacks, per-CPU data)", plant_kernel.unmarked
+        _MARKS | _OF_USERS | pg.HUGE,
+        0,
+        "the kernel uses it (vmalloc, stacks, per-CPU data)",
+        plant_kernel.unmarked,
     ),
     Recipe(
         ~0, 0, "it is free, on the list of a CPU that keeps it for itself", plant_kernel.free_on_a_cpu_list
@@ -35,6 +40,12 @@ RECIPES: tuple[Recipe, ...] = (
         0,
         "it is a file's, in the batch of a CPU on its way to a reclaim list",
         plant_file.disk_file,
+    ),
+    # Huge pages. Up to 6.6 /proc shows the flags of later frames themselves, which say next to nothing.
+    Recipe(_HUGE | pg.ANON, pg.HUGE | pg.ANON, "it is huge memory of a process", plant_hugetlb.huge_memory),
+    Recipe(_HUGE | pg.ANON, pg.HUGE, "it is a huge page of a file", plant_hugetlb.huge_file),
+    Recipe(
+        _HUGE | pg.ANON | pg.MMAP | pg.DIRTY, pg.HUGE, "it is free, in the pool", plant_hugetlb.free_huge_page
     ),
     # On the reclaim lists, or swap backed and so on its way there.
     Recipe(
@@ -106,7 +117,6 @@ RECIPES: tuple[Recipe, ...] = (
 NOT_MODELLED: tuple[tuple[int, int, str], ...] = (
     # mask, value, why: for a page with these flags that no recipe reproduces.
     (pg.NOPAGE, pg.NOPAGE, "there is no memory here that the kernel manages, or it is a device's (DAX)"),
-    (pg.HUGE, pg.HUGE, "huge pages (hugetlb) are not in the model yet"),
     (pg.KSM | pg.MMAP, pg.KSM, "it was merged (KSM), and nobody maps it any more"),
     (pg.KSM | pg.SWAPCACHE, pg.KSM | pg.SWAPCACHE, "merged pages (KSM) in swap are not in the model yet"),
     (pg.THP | pg.SWAPCACHE, pg.THP | pg.SWAPCACHE, "large folios in swap are not in the model yet"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hwpoison.abi import pageflags as pg
 
 from .page import Page
-from .pte import Pte, SwapPte
+from .pte import Pmd, Pte, SwapPte
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -41,12 +41,14 @@ def _entries(vm: Machine) -> Iterator[tuple[str, int, object]]:
 def _huge_entries(vm: Machine) -> Counter[int]:
     """How many entries map each large folio whole, by the pfn of its head."""
     memories = {id(task.mm): task.mm for task in vm.tasks.values() if task.mm is not None}.values()
-    return Counter(
+    count = Counter(
         table.huge.page.pfn
         for mm in memories
         for table in mm.tables.values()
         if table.huge is not None and table.huge.page is not vm.huge_zero_folio
     )
+    count.update(pmd.page.pfn for mm in memories for pmd in mm.hugetlb.values() if isinstance(pmd, Pmd))
+    return count
 
 
 def _mapped(vm: Machine) -> Counter[int]:

@@ -40,6 +40,7 @@ class FileSystem:
     state: bool = False  # PG_private with the state of each block, on large folios not written whole
     swap_backed: bool = False
     migrates: bool = True  # it has an operation that moves a page, dirty or not (migrate_folio)
+    huge: bool = False  # of huge pages (hugetlbfs)
     min_order: int = 0  # of its folios (mapping_set_folio_min_order()): its blocks are so large
     unevictable: bool = False  # its pages never leave memory (mapping_set_unevictable())
     punch_hole: bool = True  # fallocate(2) can make a hole
@@ -59,6 +60,7 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("f2fs", None, True),
         FileSystem("fuse", None, True),
         FileSystem("tmpfs", "keep", False, swap_backed=True),
+        FileSystem("hugetlbfs", "keep", False, huge=True),
         FileSystem("ramfs", None, False, punch_hole=False, migrates=False, unevictable=True),
         FileSystem("sysv", "keep", False, swap_backed=True),
         FileSystem("memfd", "keep", False, swap_backed=True),
@@ -86,6 +88,7 @@ class AddressSpace:
         self.pages: dict[int, Page] = {}
         self.dirty: set[int] = set()  # indices tagged dirty
         self.swap_entries: dict[int, int] = {}  # tmpfs: index → swap entry of pages that are out
+        self.reserve_map: set[int] = set()  # hugetlbfs: indices of huge pages that are promised or there
         self.i_pages_lock = Lock(vm.paths, "i_pages", inode.name)
         self.invalidate_lock = RwSem(vm.paths, "invalidate_lock", inode.name)
         self.i_mmap: list[Vma] = []
@@ -100,6 +103,15 @@ class AddressSpace:
     def can_writeback(self) -> bool:
         """mapping_can_writeback(): its dirty pages reach a disk by writeback, so a clean page has a copy."""
         return self.fs.can_writeback
+
+    def frame(self, index: int) -> Page | None:
+        """The frame with this page of the file, as it is in the cache; of hugetlbfs a part of a huge page."""
+        page = self.pages.get(index)
+        if page is None and self.fs.huge:
+            start = index & -self.vm.hugetlb.hstates["2M"].pages
+            head = self.pages.get(start)
+            page = None if head is None else self.vm.zone.page(head.pfn + index - start)
+        return page
 
     def set_error(self, error: Errno) -> None:
         """mapping_set_error(): for everybody who has the file open, and for syncfs."""

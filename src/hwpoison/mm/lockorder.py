@@ -16,6 +16,9 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("i_rwsem", "mmap_lock", "invalidate_lock", "folio_lock", "i_mmap_rwsem", "anon_vma", "ptl"),
     ("ptl", "swap_lock", "i_pages", "lru_lock"),
     ("folio_lock", "swap_lock"),
+    # mm/rmap.c, hugetlbfs: the fault mutex, then the area's lock, then the folio's.
+    ("i_rwsem", "hugetlb_fault_mutex"),
+    ("mmap_lock", "hugetlb_fault_mutex", "hugetlb_vma_lock", "folio_lock"),
     # mm/memory-failure.c: one error at a time; the reference is taken with per-CPU lists disabled.
     ("mf_mutex", "mmap_lock"),
     ("mf_mutex", "pcp_batch_high_lock", "lru_lock"),
@@ -25,6 +28,9 @@ CHAINS: tuple[tuple[str, ...], ...] = (
     ("ptl", "siglock"),
     # mm/page_alloc.c: pages are allocated and freed with almost anything held.
     ("lru_lock", "pcp_lock", "zone_lock"),
+    # mm/hugetlb.c: counters and free lists, with no memory allocated or freed meanwhile.
+    ("lru_lock", "hugetlb_lock"),
+    ("pcp_batch_high_lock", "hugetlb_lock"),
 )
 SOURCE = "mm/rmap.c, mm/filemap.c, mm/memory-failure.c"
 

@@ -385,6 +385,16 @@ class RwSem:
         if self.paths.chooser is not None:
             self.paths.released(self, shared=shared)
 
+    def down_write_trylock(self) -> bool:
+        paths = self.paths
+        if paths.chooser is not None:
+            paths.point(Op.TRYLOCK, self)
+        if self.writer is not None or self.readers:
+            return False
+        hold(paths.current, self, nested=True)
+        self.writer = paths.current
+        return True
+
     def up_read(self) -> None:
         if self.paths.chooser is not None:
             self.paths.point(Op.RELEASE, self)

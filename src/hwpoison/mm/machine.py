@@ -11,12 +11,15 @@ from typing import Protocol
 
 from hwpoison.abi.records import Note
 from hwpoison.abi.results import MfResult
+from hwpoison.abi.signals import Errno
 
 from .check import imbalances
 from .disk import Disk
 from .errseq import Errseq
 from .filemap import filemap_read, generic_perform_write
-from .inode import FILE_SYSTEMS, File, FileSystem, Inode
+from .hugetlb import GIGANTIC_ORDER, HUGE_ORDER, Hugetlb
+from .hugetlbfs import hugetlbfs_read
+from .inode import FILE_SYSTEMS, File, FileSystem, Inode, SysError
 from .ksm import Ksm
 from .locks import Chooser, Paths
 from .lru import Lru
@@ -82,6 +85,9 @@ class Traits:
     """Lost pages of files are remembered (lost.py); in no kernel, see docs/proposed.md."""
     marks_page_error: bool = False
     """mm/memory-failure.c me_pagecache_dirty(): up to 6.11 the page's own error flag is set as well."""
+    hugetlb_read_refuses_all: bool = False
+    """fs/hugetlbfs/inode.c hugetlbfs_read_iter(): 6.1 fails for every part of a huge page with a bad frame;
+    since 6.6 only from that frame on."""
 
 
 @dataclass(slots=True)
@@ -134,6 +140,8 @@ class Machine:
         frames: int = 256,
         reserved: int = 2,
         swap_slots: int = 0,
+        huge_order: int = HUGE_ORDER,
+        gigantic_order: int = GIGANTIC_ORDER,
         traits: Traits = Traits(),
         chooser: Chooser | None = None,
         paths: Paths | None = None,
@@ -144,6 +152,7 @@ class Machine:
         self.lru = Lru(self)
         self.swap = SwapArea(self, swap_slots)
         self.ksm = Ksm(self)
+        self.hugetlb = Hugetlb(self, huge_order, gigantic_order)
         self.disk = Disk(self)
         self.paths.idle = self.disk.answer
         self.sysctls = Sysctls()
@@ -190,9 +199,9 @@ class Machine:
             self.huge_zero_folio = self.zone.alloc_zeroed(9)
         return self.huge_zero_folio
 
-    def shmem_kernel_file(self, pages: int) -> Inode:
+    def shmem_kernel_file(self, pages: int, fs: str = "tmpfs") -> Inode:
         """The file behind shared anonymous memory."""
-        inode = self.create(f"shmem{len(self.inodes)}", "tmpfs", pages)
+        inode = self.create(f"shmem{len(self.inodes)}", fs, pages)
         inode.unnamed = True
         return inode
 
@@ -209,10 +218,13 @@ class Machine:
 
     def read(self, file: File, index: int) -> str:
         """read(2) of one page: its content, '' past the end; raises SysError."""
-        return (shmem_read if file.inode.fs.swap_backed else filemap_read)(file, index)
+        fs = file.inode.fs
+        return (shmem_read if fs.swap_backed else hugetlbfs_read if fs.huge else filemap_read)(file, index)
 
     def write(self, file: File, index: int, data: str, pages: int = 1) -> None:
         """write(2) of whole pages, filled with the same; raises SysError."""
+        if file.inode.fs.huge:
+            raise SysError(Errno.EINVAL, "hugetlbfs has no write(2)")
         (shmem_write if file.inode.fs.swap_backed else generic_perform_write)(file, index, data, pages)
 
     # The only ways to bytes in a frame, other than a task's load and store.

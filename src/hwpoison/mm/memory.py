@@ -13,6 +13,7 @@ from hwpoison.abi.signals import Errno
 from .fault import Fault
 from .filemap import folio_attach_buffers, folio_mark_dirty, read_mapping_folio
 from .huge import do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, huge_fits, map_huge_file
+from .hugetlb_memory import hugetlb_fault
 from .inode import AddressSpace, SysError
 from .locks import KernelBug
 from .migrate import migration_entry_wait
@@ -77,6 +78,8 @@ def handle_mm_fault(task: Task, vpn: int, *, write: bool) -> Fault:
         vma = mm.find_vma(vpn)
         if vma is None or (write and not vma.writable):
             return Fault.SIGSEGV
+        if vma.hstate is not None:
+            return hugetlb_fault(vma, vpn, write=write)
         huge = _huge_fault(vma, vpn, write)
         if huge is not None:
             return huge

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
 
+from . import hugetlb_memory
+from .hugetlb_unmap import unmap_huge_range
 from .inode import AddressSpace, File, Inode
 from .locks import KernelBug, Lock, RwSem
 from .page import Page, get_page, put_page
-from .pte import Entry, MigrationPte, Pmd, Pte, SwapPte
+from .pte import Entry, MigrationPte, Pmd, PoisonPte, Pte, SwapPte
 from .rmap import (
     AnonVma,
     anon_vma_fork,
@@ -30,6 +32,7 @@ from .rmap import (
 from .truncate import evict_inode
 
 if TYPE_CHECKING:
+    from .hugetlb import Hstate
     from .machine import Machine
     from .task import Task
 
@@ -78,6 +81,9 @@ class Vma:
         self.mergeable = False  # VM_MERGEABLE
         self.anon_vma: AnonVma | None = None
         self.anon_vma_chain: list[AnonVma] = []
+        self.hstate: Hstate | None = None  # of an area of huge pages
+        self.hugetlb_lock = RwSem(mm.paths, "hugetlb_vma_lock")
+        self.reserved: set[int] = set()  # starts of huge pages promised to this private area and not used yet
 
     @property
     def mapping(self) -> AddressSpace | None:
@@ -101,6 +107,8 @@ class Mm:
         self.mmap_lock = RwSem(vm.paths, "mmap_lock", name)
         self.vmas: list[Vma] = []
         self.tables: dict[int, PageTable] = {}
+        self.hugetlb: dict[int, Pmd | PoisonPte] = {}  # entries of areas of huge pages, by where each begins
+        self.hugetlb_ptl = Lock(vm.paths, "ptl", f"{name}:huge")
         self.users: list[Task] = []
         self.next_vpn = FIRST_VPN
 
@@ -132,7 +140,8 @@ class Mm:
 
     def entry(self, vpn: int) -> Entry | None:
         table = self.tables.get(vpn >> TABLE_SHIFT)
-        return None if table is None else table.entry(vpn)
+        entry = None if table is None else table.entry(vpn)
+        return entry if entry is not None or not self.hugetlb else hugetlb_memory.entry_of(self, vpn)
 
     def huge_tables(self, start: int, end: int) -> Iterator[tuple[int, PageTable]]:
         """(first address, table) of every large folio that is mapped whole and touches start .. end-1."""
@@ -166,22 +175,35 @@ def do_mmap(
     shared: bool = False,
     writable: bool = True,
     huge: bool = False,
+    hugetlb: str | None = None,
 ) -> Vma:
     """mmap(2): a new area. Shared anonymous memory is a tmpfs file that nobody else can open.
 
+    ``hugetlb`` is the size of the huge pages of anonymous memory; those of a hugetlbfs file are 2 MiB.
     ``huge``: where huge pages fit, and marked for them (MADV_HUGEPAGE).
     """
+    if file is not None and file.inode.fs.huge:
+        hugetlb = "2M"
+    h = mm.vm.hugetlb.hstates[hugetlb] if hugetlb is not None else None
     with mm.mmap_lock.write():
+        if h is not None:
+            mm.next_vpn = -(-mm.next_vpn // h.pages) * h.pages
+            pages = -(-pages // h.pages) * h.pages
         start = mm.next_vpn
         if huge:
             start = -(-start // PTRS_PER_PTE) * PTRS_PER_PTE
         mm.next_vpn = start + pages + 16
         inode = file.inode if file is not None else None
         if inode is None and shared:
-            inode = mm.vm.shmem_kernel_file(pages)
+            inode = mm.vm.shmem_kernel_file(pages, "hugetlbfs" if h is not None else "tmpfs")
         offset = pgoff if inode is not None else start
         vma = Vma(mm, start, start + pages, shared=shared, inode=inode, pgoff=offset, writable=writable)
         vma.huge = huge
+        if h is not None:
+            vma.hstate = h
+            hugetlb_memory.reserve_pages(vma)
+            if inode is not None and writable:  # hugetlbfs_file_mmap() makes the file long enough
+                inode.size = max(inode.size, pgoff + pages)
         mm.vmas.append(vma)
         link_file(vma)
         return vma
@@ -213,6 +235,9 @@ def munmap(mm: Mm, vma: Vma) -> None:
 def unmap_vma(mm: Mm, vma: Vma) -> None:
     """Zap the entries of an area, unlink it from its reverse maps, forget it. Under mmap_lock."""
     zap_page_range(vma, vma.start, vma.end)
+    if vma.hstate is not None:
+        unmap_huge_range(vma, vma.start, vma.end)
+        hugetlb_memory.close(vma)
     unlink_anon_vmas(vma)
     if vma.mapping is not None:
         with vma.mapping.i_mmap_rwsem.write():
@@ -255,6 +280,8 @@ def exit_mmap(mm: Mm) -> None:
                 raise KernelBug(f"page table of {mm.name} has entries outside every area")
             table.page.flags &= ~pg.PGTABLE
             put_page(table.page)
+        if mm.hugetlb:
+            raise KernelBug(f"{mm.name} has huge entries outside every area")
         mm.tables.clear()
 
 
@@ -279,9 +306,12 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
     )
     copy.huge = vma.huge
     copy.mergeable = vma.mergeable
+    copy.hstate = vma.hstate
     anon_vma_fork(copy, vma)
     child.vmas.append(copy)
     link_file(copy)
+    if vma.hstate is not None:
+        hugetlb_memory.copy_huge_range(vma, copy)
     if vma_needs_copy(vma):
         for first, table in list(parent.huge_tables(vma.start, vma.end)):
             _copy_huge_pmd(vma, copy, first, table)

@@ -213,7 +213,10 @@ def folio_put_last(page: Page) -> None:
     """__folio_put() (mm/swap.c): off the LRU and back to the allocator."""
     if page.flags & pg.LRU:
         page.vm.lru.remove_last(page)
-    page.vm.zone.free_pages(page, page.order)
+    if page.flags & pg.HUGE:
+        page.vm.hugetlb.free_huge_folio(page)
+    else:
+        page.vm.zone.free_pages(page, page.order)
 
 
 def folio_ref_freeze(page: Page, expected: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi import pagemap
 
+from .hugetlb import is_huge
 from .machine import Machine
 from .mmap import Mm
 from .page import Page
@@ -26,9 +27,11 @@ def stable_page_flags(vm: Machine, pfn: int) -> int:
     word = int(page.flags)
     if page.head is not page:  # the flags are the head's, the poison mark is the page's own
         own = pg.COMPOUND_HEAD | pg.HWPOISON
-        of_folio = page.head.flags & (~own if vm.traits.tails_show_folio else pg.SLAB)
+        of_folio = page.head.flags & (~own if vm.traits.tails_show_folio else pg.SLAB | pg.HUGE)
         word = of_folio | page.flags & pg.HWPOISON | pg.COMPOUND_TAIL
-    if page.head.order and (page.head.flags & pg.LRU or page.anon):
+        if is_huge(page) and vm.traits.tails_show_folio:
+            word |= page.head.flags & pg.HWPOISON
+    if page.head.order and not is_huge(page) and (page.head.flags & pg.LRU or page.anon):
         word |= pg.THP
     if page.mapped:
         word |= pg.MMAP

@@ -22,12 +22,14 @@ class Response:
     """``kept`` references remain beside the handler's own when all is well; None: nobody counts them.
 
     ``reason`` says in a few words what was done; ``source`` where the kernel does it.
+    ``unlocked``: the folio lock was given up on the way.
     """
 
     result: MfResult
     kept: int | None
     reason: str
     source: str
+    unlocked: bool = False
 
 
 Respond = Callable[[Page], Response]

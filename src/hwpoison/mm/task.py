@@ -104,9 +104,15 @@ class Task:
         """End of a fault in user mode: nothing, or the signal it deserves and what that does."""
         info = FAULT_SIGNALS.get(result)
         if info is not None:
-            sent = SigInfo(info.signal, info.code, vpn << PAGE_SHIFT, info.lsb, info.forced)
+            lsb = info.lsb if result is not Fault.HWPOISON_LARGE else self._huge_shift(vpn)
+            sent = SigInfo(info.signal, info.code, vpn << PAGE_SHIFT, lsb, info.forced)
             self.force_signal(sent)
         self.return_to_user()
+
+    def _huge_shift(self, vpn: int) -> int:
+        """hstate_index_to_shift() of the area that was touched."""
+        vma = self.alive_mm().find_vma(vpn)
+        return PAGE_SHIFT if vma is None or vma.hstate is None else vma.hstate.shift
 
     def deliver(self) -> list[SigInfo]:
         """Signals that take effect now, as the thread returns to user mode. The process may be dead after."""

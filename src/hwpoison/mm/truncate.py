@@ -11,6 +11,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult
 from hwpoison.abi.signals import Errno
 
+from . import hugetlbfs
 from .filemap import (
     filemap_get_folio,
     filemap_release_folio,
@@ -148,6 +149,9 @@ def _split_once_more(page: Page) -> None:
 
 def truncate(inode: Inode, size: int) -> None:
     """ftruncate(2) to a number of pages."""
+    if inode.fs.huge:
+        hugetlbfs.truncate(inode, size)
+        return
     with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
         against = "shrink" if size < inode.size else "grow"
         if against in inode.seals and size != inode.size:
@@ -158,6 +162,9 @@ def truncate(inode: Inode, size: int) -> None:
 
 def punch_hole(inode: Inode, start: int, end: int) -> None:
     """fallocate(2) FALLOC_FL_PUNCH_HOLE over pages start .. end-1; raises SysError."""
+    if inode.fs.huge:
+        hugetlbfs.punch_hole(inode, start, end)
+        return
     if not inode.fs.punch_hole:
         raise SysError(Errno.EOPNOTSUPP, f"{inode.fs.name} makes no holes")
     with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
@@ -168,7 +175,10 @@ def punch_hole(inode: Inode, start: int, end: int) -> None:
 
 def evict_inode(inode: Inode) -> None:
     """Nobody can reach the file any more: its pages go, and with them its slots in swap (evict_inode())."""
-    truncate_inode_pages_range(inode.mapping, 0, inode.size)
+    if inode.fs.huge:
+        hugetlbfs.evict(inode)
+    else:
+        truncate_inode_pages_range(inode.mapping, 0, inode.size)
     inode.vm.inodes.remove(inode)
 
 
@@ -185,7 +195,7 @@ def _drop(inode: Inode, start: int, end: int, *, even_cows: bool) -> None:
 def invalidate_mapping_pages(mapping: AddressSpace) -> None:
     """drop_caches, posix_fadvise(DONTNEED): every page that nobody needs (mapping_try_invalidate())."""
     mapping.vm.lru.add_drain_all()
-    for index in sorted(mapping.pages):
+    for index in sorted(mapping.pages) if not mapping.fs.huge else ():  # dirty, and on no list
         page = filemap_get_folio(mapping, index)
         if page is None:
             continue

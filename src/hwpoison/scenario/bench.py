@@ -132,12 +132,12 @@ class Bench:
         """The frame that a step means: of an area (as mapped), of a file (as cached), or a named one."""
         name = step.subject
         if name in self.frames:
-            return self.frames[name]
+            return self.frames[name] + step.page
         if name in self.holds:
-            return self.holds[name][0].pfn
+            return self.holds[name][0].pfn + step.page
         if name in self.files:
             mapping = self.files[name].mapping
-            page = mapping.pages.get(step.page)
+            page = mapping.frame(step.page)
             if page is None:
                 page = self.vm.swap.cache.get(mapping.swap_entries.get(step.page, 0))
             if page is None:

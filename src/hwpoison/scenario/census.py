@@ -15,11 +15,12 @@ from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import PAGE_SHIFT, SiCode, SigInfo, Signal
 from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.handler import Event, MemoryFailure
+from hwpoison.mm.hugetlb import frames_of, is_huge, is_raw_hwpoison
 from hwpoison.mm.inode import AddressSpace, File
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.mmap import Mm
 from hwpoison.mm.page import ZEROS, Page
-from hwpoison.mm.pte import Entry, MigrationPte, Pte, SwapPte
+from hwpoison.mm.pte import Entry, MigrationPte, Pmd, Pte, SwapPte
 from hwpoison.mm.rmap import StableNode
 from hwpoison.mm.task import Task
 
@@ -30,6 +31,13 @@ GONE_BEFORE = (PageType.TRUNCATED_LRU, PageType.UNMAP_FAILED)
 
 def broke(deviation: str, text: str) -> Broken:
     return Broken(DEVIATIONS[deviation].promise, text, deviation)
+
+
+def names(info: SigInfo, vpn: int) -> bool:
+    """Does the signal tell of an error in memory that holds this page?"""
+    if info.code not in MCEERR or info.address is None:
+        return False
+    return info.address >> info.lsb == vpn << PAGE_SHIFT >> info.lsb
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ class Census:
     in_swap_cache: bool
     large: bool  # one of several pages of a folio
     merged: bool  # by KSM
+    neighbours: tuple[str, ...] = ()  # what good frames of the same huge page hold for its users
     rewritten: bool = False  # since then the file got other contents here, or none
 
     @classmethod
@@ -93,10 +102,11 @@ class Census:
             unwritten=on_disk and block != page.content and not changing,
             files=tuple((f, f.wb_err) for f in mapping.host.files) if mapping is not None else (),
             signals={t.pid: len(t.received) for leader in vm.tasks.values() for t in leader.threads},
-            already=bool(page.flags & pg.HWPOISON),
+            already=bool(page.flags & pg.HWPOISON) or is_raw_hwpoison(page),
             in_swap_cache=bool(folio.flags & pg.SWAPCACHE),
             large=folio.order > 0,
             merged=isinstance(folio.mapping, StableNode),
+            neighbours=_neighbours(page),
         )
 
     def loss(self, failure: MemoryFailure) -> str | None:
@@ -116,9 +126,9 @@ class Census:
             return None
         if self.index in mapping.lost:
             return None
-        page = mapping.pages.get(self.index)
+        page = mapping.frame(self.index)
         if page is not None:
-            return None if page.flags & pg.HWPOISON else page.content
+            return None if page.flags & pg.HWPOISON or is_raw_hwpoison(page) else page.content
         if self.index in mapping.swap_entries:
             slot = mapping.swap_entries[self.index]
             cached = mapping.vm.swap.cache.get(slot)
@@ -138,7 +148,7 @@ class Census:
     def told(self, user: User) -> bool:
         """Did somebody there get a signal about this address, or one that ends everything?"""
         return any(
-            info.signal is Signal.SIGKILL or (info.code in MCEERR and info.address == user.vpn << PAGE_SHIFT)
+            info.signal is Signal.SIGKILL or names(info, user.vpn)
             for task in user.tasks
             for info in self.signals_since(task)
         )
@@ -150,6 +160,12 @@ def last_event(failure: MemoryFailure, pfn: int) -> Event | None:
     return events[-1] if events else None
 
 
+def _neighbours(page: Page) -> tuple[str, ...]:
+    if not is_huge(page) or not page.head.mapped:
+        return ()
+    return tuple(f.content for f in frames_of(page) if f is not page and not f.bad and f.content != ZEROS)
+
+
 def _is_last_copy(vm: Machine, page: Page) -> bool:
     mapping = page.head.mapping
     if page.flags & pg.SWAPCACHE and isinstance(page.private, int):
@@ -157,7 +173,7 @@ def _is_last_copy(vm: Machine, page: Page) -> bool:
     if isinstance(mapping, AddressSpace):
         on_disk = mapping.host.blocks.get(page.file_index, ZEROS) if mapping.can_writeback else None
         return on_disk != page.content
-    return page.anon
+    return page.head.anon
 
 
 def _dirty_in_page_tables(vm: Machine, page: Page) -> bool:
@@ -165,6 +181,7 @@ def _dirty_in_page_tables(vm: Machine, page: Page) -> bool:
     tables = [table for mm in memories for table in mm.tables.values()]
     entries = (entry for table in tables for entry in table.entries.values())
     huge = [table.huge for table in tables if table.huge is not None]
+    huge += [pmd for mm in memories for pmd in mm.hugetlb.values() if isinstance(pmd, Pmd)]
     if any(pmd.page is page.head and pmd.dirty for pmd in huge):
         return True
     return any(isinstance(entry, Pte) and entry.page is page and entry.dirty for entry in entries)
@@ -182,6 +199,10 @@ def _users(vm: Machine, page: Page) -> Iterator[User]:
                 entry = table.entries[vpn]
                 if _refers(vm, entry, page):
                     yield User(mm, vpn, tasks, isinstance(entry, Pte))
+            for start, pmd in mm.hugetlb.items():
+                inside = vma.start <= start < vma.end
+                if inside and isinstance(pmd, Pmd) and pmd.page is page.head:
+                    yield User(mm, start + page.offset, tasks, True)
             covered = page.file_index - vma.pgoff + vma.start
             ours = vma.mapping is not None and vma.mapping is page.head.mapping
             if ours and vma.start <= covered < vma.end and mm.entry(covered) is None:

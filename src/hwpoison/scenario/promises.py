@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.records import Broken
 from hwpoison.abi.results import MfResult, PageType
-from hwpoison.abi.signals import PAGE_SHIFT, PF_MCE_EARLY, PF_MCE_PROCESS, SiCode, Signal
-from hwpoison.failure.handler import MemoryFailure
+from hwpoison.abi.signals import PAGE_SHIFT, PF_MCE_EARLY, PF_MCE_PROCESS, SiCode, SigInfo, Signal
+from hwpoison.failure.handler import Event, MemoryFailure
 from hwpoison.mm.check import known_references, page_users
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.machine import Machine
@@ -22,7 +22,7 @@ from hwpoison.mm.pte import PoisonPte, Pte, SwapErrorPte, SwapPte
 from hwpoison.mm.rmap import StableNode
 from hwpoison.mm.task import Task
 
-from .census import GONE_BEFORE, MCEERR, Census, User, broke, last_event
+from .census import GONE_BEFORE, MCEERR, Census, User, broke, last_event, names
 
 KERNELS_OWN = pg.SLAB | pg.PGTABLE | pg.RESERVED | pg.OFFLINE
 
@@ -43,10 +43,10 @@ def _left_alone(vm: Machine, census: Census) -> Iterator[Broken]:
     page = vm.zone.page(census.pfn)
     for user in census.users:
         entry = user.mm.entry(user.vpn)
-        if user.mapped and not (isinstance(entry, Pte) and entry.page is page):
+        if user.mapped and not (isinstance(entry, Pte) and entry.page is page.head):
             yield Broken(4, f"{page} is called Ignored, but was taken away from {user.name()}")
     mapping = None if census.in_swap_cache else census.mapping
-    if mapping is not None and mapping.pages.get(census.index) is not page:
+    if mapping is not None and mapping.frame(census.index) is not page:
         yield Broken(4, f"{page} is called Ignored, but was removed from the {mapping.host}")
 
 
@@ -110,7 +110,7 @@ def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
         settled = event.result in (MfResult.RECOVERED, MfResult.DELAYED)
         if page.pfn in free and settled:
             yield Broken(1, f"the bad {page} is in the free lists")
-        if page.mapped and settled:
+        if page.head.mapped and settled:
             text = f"the bad {page} is mapped at {page_users(vm, page)}"
             yield broke("merged-again", text) if isinstance(page.mapping, StableNode) else Broken(1, text)
         if event.type is PageType.BUDDY and settled and page.private != MAGIC_HWPOISON:
@@ -140,6 +140,9 @@ def _told(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broke
         if shown not in (None, census.content) and not census.rewritten:
             yield broke("unwritten-clean", f"{census.content!r} was dropped as clean, {shown!r} is found now")
         return
+    if census.neighbours and _result(failure, census.pfn) is not MfResult.FAILED:
+        text = f"{census.neighbours[0]!r} was in a good frame, and is gone for its users"
+        yield broke("whole-huge-page", text)
     for user in census.users:
         if user.gone or census.told(user):
             continue
@@ -239,11 +242,10 @@ def _innocent(
                 yield Broken(3, f"{task} was killed but did not use {census.pfn:#x}")
             if info.code not in MCEERR or info.address is None or result is not MfResult.RECOVERED:
                 continue
-            use = (task.pid, info.address >> PAGE_SHIFT)
-            used = use in uses
+            used = _uses(uses, task, info)
             if used and not census.last_copy and not census.dirty:  # nobody can know that it says the same
                 yield Broken(3, f"{task} got {info.text()} though {census.content!r} exists elsewhere")
-            if not used and use not in before and info.code is SiCode.BUS_MCEERR_AO:
+            if not used and not _uses(before, task, info) and info.code is SiCode.BUS_MCEERR_AO:
                 text = f"{task} got {info.text()} but did not use {census.pfn:#x}"
                 name = _why_innocent(task, info.address >> PAGE_SHIFT, census)
                 yield Broken(3, text) if name is None else broke(name, text)
@@ -258,11 +260,16 @@ def _why_innocent(task: Task, vpn: int, census: Census) -> str | None:
     return "copy-holder-told" if private and census.mapping is not None else None
 
 
+def _uses(uses: set[tuple[int, int]], task: Task, info: SigInfo) -> bool:
+    """Is the address in the signal one of these uses (pid, page number) of the task's?"""
+    return any(pid == task.pid and names(info, vpn) for pid, vpn in uses)
+
+
 def _truthful(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
     """4. The verdict is true."""
     result = _result(failure, census.pfn)
     page = vm.zone.page(census.pfn)
-    if not page.flags & pg.HWPOISON:
+    if not (page.flags | page.head.flags) & pg.HWPOISON:
         return
     if result is MfResult.RECOVERED:
         yield from _recovered(vm, census, page)
@@ -275,11 +282,11 @@ def _truthful(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[B
 def _recovered(vm: Machine, census: Census, page: Page) -> Iterator[Broken]:
     """Nothing can reach the page any more."""
     called = f"{page} is called Recovered, but"
-    if page.maybe_dma_pinned or page.pfn in vm.held:
+    if page.head.maybe_dma_pinned or page.head.pfn in vm.held:
         text = f"{called} somebody holds a reference to it"
         yield broke("pinned-anonymous", text) if census.mapping is None else Broken(4, text)
     mapping = page.head.mapping
-    cached = isinstance(mapping, AddressSpace) and mapping.pages.get(page.file_index) is page
+    cached = isinstance(mapping, AddressSpace) and mapping.frame(page.file_index) is page
     if isinstance(mapping, AddressSpace) and cached and mapping.fs.error_remove != "keep":
         yield Broken(4, f"{called} it is still page {page.index} of the {mapping.host}")
     if page.flags & pg.SWAPCACHE:
@@ -292,17 +299,25 @@ def _slot(page: Page) -> int:
     return page.private if isinstance(page.private, int) else 0
 
 
+def _keeps_a_reference(event: Event) -> bool:
+    """Is the handler's reference to the page there after this verdict, for ever?"""
+    if event.type in (PageType.HUGE, PageType.FREE_HUGE) and event.result is MfResult.FAILED:
+        return False  # it was given back, so that the huge page could be dissolved
+    return event.row is not None or event.type in (PageType.BUDDY, PageType.FREE_HUGE, *GONE_BEFORE)
+
+
 def _handler_books(vm: Machine, failure: MemoryFailure) -> Iterator[str]:
     """What the handler keeps: one reference to each page it took, for ever; and its counters."""
     known = known_references(vm)
     for page in vm.zone.pages.values():
         event = last_event(failure, page.pfn)
-        taken = event is not None and (event.row is not None or event.type in (PageType.BUDDY, *GONE_BEFORE))
-        others = page.maybe_dma_pinned or page.pfn in vm.held or page.flags & pg.RESERVED
-        if taken and page.flags & pg.HWPOISON and not others and page.refcount != known[page.pfn] + 1:
-            yield f"{page} has refcount {page.refcount}; users hold {known[page.pfn]}, the handler 1"
+        taken = event is not None and _keeps_a_reference(event)
+        folio = page.head
+        others = folio.maybe_dma_pinned or folio.pfn in vm.held or page.flags & pg.RESERVED
+        if taken and folio.flags & pg.HWPOISON and not others and folio.refcount != known[folio.pfn] + 1:
+            yield f"{folio} has refcount {folio.refcount}; users hold {known[folio.pfn]}, the handler 1"
     said = [e for e in failure.events if e.type not in (PageType.ALREADY_POISONED, PageType.PFN_MAP)]
-    expected = len(said) + failure.soft_offlined - failure.unpoisoned
+    expected = len(said) + failure.soft_offlined - failure.unpoisoned + failure.silent
     if vm.counters.poisoned != expected:
         yield (
             f"HardwareCorrupted is {vm.counters.poisoned} pages after {len(said)} new verdicts, "

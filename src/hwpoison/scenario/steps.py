@@ -157,6 +157,7 @@ EXPECTED: dict[str, dict[str, tuple[str, ...]]] = {
     "counter": {name: () for name in ("HardwareCorrupted", *(result.name.lower() for result in MfResult))},
     "page": {"cached": YES_OR_NO, "dirty": YES_OR_NO, "bad": YES_OR_NO, "order": ()},
     "pte": {"entry": ("present", "poison", "swap", "none"), "bad": YES_OR_NO, "order": ()},
+    "pool": {"nr": (), "free": (), "reserved": (), "surplus": ()},
     "disk": {"data": ()},
     "panic": {"text": ()},
 }

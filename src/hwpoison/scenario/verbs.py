@@ -10,7 +10,10 @@ from dataclasses import dataclass
 YES_NO = ("no", "yes")
 POLICIES = ("default", "early", "late", "clear")
 SIGBUS_ACTIONS = ("default", "handler", "ignore", "blocked")
-FRAME_KINDS = ("slab", "vmalloc", "reserved", "pagetable", "balloon", "free", "driver", "nostruct")
+FRAME_KINDS = (
+    "slab", "vmalloc", "reserved", "pagetable", "balloon", "free", "driver", "nostruct", "hugepage"
+)  # fmt: skip
+HUGE_SIZES = ("2M",)
 SEALS = ("write", "future-write", "shrink", "grow")
 PEEKS = ("process_vm", "proc-mem", "ptrace")
 WAYS_IN = ("madvise", "debugfs", "sysfs", "scrub")
@@ -119,6 +122,7 @@ VERBS: dict[str, Verb] = {
                 Parameter("pages", "how many", number=True, default="1"),
                 Parameter("first", "first page of the file", number=True, default="0"),
                 Parameter("shared", "MAP_SHARED", YES_NO, default="no"),
+                Parameter("hugetlb", "MAP_HUGETLB, with huge pages of this size", HUGE_SIZES, optional=True),
             ),
         ),
         Verb("unmap", "area", "munmap(2)", (TASK,)),
@@ -280,6 +284,17 @@ VERBS: dict[str, Verb] = {
             (COUNT,),
             page=True,
         ),
+        Verb(
+            "hugepages",
+            "size of huge pages",
+            "set the size of a pool of hugetlb pages: nr_hugepages and nr_overcommit_hugepages",
+            (
+                Parameter("pages", "how many huge pages", number=True),
+                Parameter("surplus", "how many more there may be while needed", number=True, default="0"),
+            ),
+            choices=HUGE_SIZES,
+        ),
+        Verb("pool", "size of huge pages", "read the counters of a pool", choices=HUGE_SIZES),
         Verb("counters", "which", "read HardwareCorrupted and the node's counters", choices=("all",)),
     )
 }

@@ -15,7 +15,7 @@ from .bench import Bench
 from .census import Census
 from .promises_soft import after_soft_offline, after_unpoison
 from .steps import Step
-from .views import counters_view, disk_view, entry_view, page_view
+from .views import counters_view, disk_view, entry_view, page_view, pool_view
 
 
 class ErrorVerbs(Bench):
@@ -27,6 +27,13 @@ class ErrorVerbs(Bench):
             self.frames[name] = zone.frames + 1
         elif kind == "free":
             self.frames[name] = next(zone.free_pfns())
+        elif kind == "hugepage":
+            taken = set(self.frames.values())
+            heads = (h.free_list for h in self.vm.hugetlb.hstates.values())
+            free = [page.pfn for pages in heads for page in pages if page.pfn not in taken]
+            if not free:
+                raise WrongUse(f"{self.where(step)}: no pool has a free huge page; say hugepages 2M pages=1")
+            self.frames[name] = free[0]
         elif kind == "reserved":
             self.frames[name] = zone.reserved - 1
         elif kind == "pagetable":
@@ -122,6 +129,16 @@ class ErrorVerbs(Bench):
         else:
             task, vpn = self.address(step)
             self.see("pte", name, **entry_view(self.vm, task, vpn))
+
+    def do_hugepages(self, step: Step) -> None:
+        h = self.vm.hugetlb.hstates[step.subject]
+        h.overcommit = step.number("surplus")
+        self.vm.hugetlb.set_max_huge_pages(h, step.number("pages"))
+        if h.nr < step.number("pages"):
+            raise WrongUse(f"{self.where(step)}: no memory for so many; give the scenario more frames")
+
+    def do_pool(self, step: Step) -> None:
+        self.see("pool", step.subject, **pool_view(self.vm, step.subject))
 
     def do_counters(self, _step: Step) -> None:
         self.see("counter", "", **counters_view(self.vm, node=self.profile.node_counters))

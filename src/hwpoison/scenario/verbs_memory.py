@@ -36,12 +36,13 @@ class MemoryVerbs(Bench):
             pgoff=step.number("first"),
             shared=step.args["shared"] == "yes",
             huge=step.get("huge") == "yes",
+            hugetlb=step.get("hugetlb"),
         )
         vma.locked = vma.mapping is not None and vma.mapping.fs.hidden  # mm/secretmem.c secretmem_mmap()
         if frame is not None:
             pfn = self.look_up(step, "frame", self.frames, frame)
             page = self.struct_page(step, pfn, frame)
-            self.vm.held.add(page.pfn)  # the driver's own reference
+            self.vm.held.add(page.head.pfn)  # the driver's own reference
             insert_page(vma, vma.start, page)
         self.areas[self.new_name(step, step.subject)] = Area(step.subject, vma.start, pages, task)
 
@@ -115,7 +116,7 @@ class MemoryVerbs(Bench):
         if step.subject in self.files and page.flags & pg.HWPOISON and page.flags & pg.SWAPBACKED:
             raise SysError(Errno.EIO, f"{page} is bad memory")  # shmem_file_splice_read()
         get_page(page)
-        self.vm.held.add(page.pfn)
+        self.vm.held.add(page.head.pfn)
         self.holds[self.new_name(step, step.args["as"])] = (page, False)
 
     def do_release(self, step: Step) -> None:
@@ -125,7 +126,7 @@ class MemoryVerbs(Bench):
             gup.unpin_user_page(page)
         else:
             if page.pfn not in {*(other.pfn for other, _ in self.holds.values()), *self.frames.values()}:
-                self.vm.held.discard(page.pfn)
+                self.vm.held.discard(page.head.pfn)
             put_page(page)
 
     def do_dma(self, step: Step) -> None:

@@ -8,16 +8,24 @@ from hwpoison.abi.results import MfResult
 from hwpoison.mm.inode import Inode
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.page import ZEROS, Page
+from hwpoison.mm.proc import stable_page_flags
 from hwpoison.mm.pte import MarkerPte, PoisonPte, Pte, SwapErrorPte, SwapPte
 from hwpoison.mm.task import Task
+
+
+def shows_bad(vm: Machine, page: Page) -> bool:
+    """Does /proc/kpageflags show it as known to be bad?"""
+    return bool(stable_page_flags(vm, page.pfn) & pg.HWPOISON)
 
 
 def entry_view(vm: Machine, task: Task, vpn: int) -> dict[str, Value]:
     """A page table entry as pagemap shows it; poison has a swap type beyond all real ones."""
     entry = task.alive_mm().entry(vpn)
     if isinstance(entry, Pte):
-        bad = bool(entry.page.flags & pg.HWPOISON)
+        bad = shows_bad(vm, entry.page)
         return {"entry": "present", "bad": "yes" if bad else "no", **order_view(entry.page)}
+    if isinstance(entry, PoisonPte) and entry in task.alive_mm().hugetlb.values():
+        return {"entry": "none"}  # pagemap does not show notes about huge pages
     if isinstance(entry, PoisonPte | SwapErrorPte | MarkerPte):
         return {"entry": "poison"}
     return {"entry": "swap" if isinstance(entry, SwapPte) else "none"}
@@ -25,10 +33,10 @@ def entry_view(vm: Machine, task: Task, vpn: int) -> dict[str, Value]:
 
 def page_view(vm: Machine, inode: Inode, index: int) -> dict[str, Value]:
     """A page of a file: is it in the page cache, dirty, known to be bad?"""
-    page = inode.mapping.pages.get(index)
+    page = inode.mapping.frame(index)
     if page is None:
         return {"cached": "no"}
-    dirty, bad = page.head.flags & pg.DIRTY, page.flags & pg.HWPOISON
+    dirty, bad = page.head.flags & pg.DIRTY, shows_bad(vm, page)
     words: dict[str, Value] = {
         "cached": "yes",
         "dirty": "yes" if dirty else "no",
@@ -45,6 +53,12 @@ def order_view(page: Page) -> dict[str, Value]:
 def disk_view(inode: Inode, index: int) -> dict[str, Value]:
     """What is on the disk."""
     return {"data": inode.blocks.get(index, ZEROS) if inode.fs.can_writeback else None}
+
+
+def pool_view(vm: Machine, size: str) -> dict[str, Value]:
+    """The counters of /sys/kernel/mm/hugepages."""
+    h = vm.hugetlb.hstates[size]
+    return {"nr": h.nr, "free": len(h.free_list), "reserved": h.reserved, "surplus": h.surplus}
 
 
 def counters_view(vm: Machine, *, node: bool) -> dict[str, Value]:

@@ -17,7 +17,7 @@ from hwpoison.abi.records import Kind, Observation, Value
 from hwpoison.abi.signals import PAGE_SHIFT
 from hwpoison.scenario.steps import Step
 
-from . import frames
+from . import frames, huge
 from . import syscalls as nr
 from .disks import Disks
 from .evidence import Evidence
@@ -54,6 +54,7 @@ class Area:
     file: str | None
     first: int
     shared: bool
+    huge: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Bench:
         self.seen: list[Observation] = []
         self.number = 0
         self.evidence = Evidence()
+        self.pools = huge.all_counters()
 
     @property
     def hand(self) -> Remote:
@@ -121,9 +123,9 @@ class Bench:
     def pfn(self, step: Step) -> int:
         """The frame that a step means. EndedEarly if there is none."""
         if step.subject in self.frames:
-            return named(self.frames, step.subject).pfn
+            return named(self.frames, step.subject).pfn + step.page
         if step.subject in self.holds:
-            return named(self.holds, step.subject).pfn
+            return named(self.holds, step.subject).pfn + step.page
         if step.subject in self.files:
             found = self.file_frame(named(self.files, step.subject), step.page)
         else:
@@ -166,13 +168,26 @@ class Bench:
         """
         if (waiting := self._in_swap_cache(file.name, index)) is not None:
             return waiting  # a touch would bring it back
-        if not cached(file.path, index):
+        if file.fs == huge.FILE_SYSTEM:
+            size = huge.FILE_PAGE
+            there = huge.cached(file.path, index)
+        else:
+            size, there = PAGE, cached(file.path, index)
+        if not there:
             return None
         hand = self.hand
         descriptor = hand.call(nr.OPEN, hand.shared.scratch(bytes(file.path) + b"\0"), os.O_RDONLY)
-        address = hand.call(nr.MMAP, 0, PAGE, 1, nr.MAP_SHARED, descriptor, index * PAGE)
-        touched = hand.copy(DATA, address, 1)
-        word = frames.entry(hand.pid, address)
-        hand.call(nr.MUNMAP, address, PAGE)
+        start = index * PAGE & -size
+        address = hand.call(nr.MMAP, 0, size, 1, nr.MAP_SHARED, descriptor, start)
+        touched = hand.copy(DATA, address + index * PAGE - start, 1)
+        word = frames.entry(hand.pid, address + index * PAGE - start)
+        hand.call(nr.MUNMAP, address, size)
         hand.call(nr.CLOSE, descriptor)
-        return pm.pfn_of(word) if touched else self.known.get((file.name, index))
+        return pm.pfn_of(word) if touched else self._known_frame(file.name, index, size // PAGE)
+
+    def _known_frame(self, name: str, index: int, pages: int) -> int | None:
+        """The frame a page of a file had when it could be touched; of a huge page, by any part of it."""
+        for other in range(index & -pages, (index & -pages) + pages):
+            if (pfn := self.known.get((name, other))) is not None:
+                return pfn + index - other
+        return None

@@ -17,7 +17,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import memfiles
+from . import huge, memfiles
 from .disks import Disk, Disks, modules
 from .problems import CannotSetUp
 from .quiet import mount
@@ -46,6 +46,7 @@ KINDS = {
     "f2fs": Kind(True, "background_gc=off"),
     "tmpfs": Kind(False, "huge=advise"),
     "ramfs": Kind(False),
+    huge.FILE_SYSTEM: Kind(False, huge.MOUNT_OPTIONS),
 }
 
 

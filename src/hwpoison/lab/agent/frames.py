@@ -120,7 +120,7 @@ def end_of_memory() -> int:
     return (max(ends) + 1) // PAGE
 
 
-def _downwards(path: str = "/proc/kpageflags") -> Iterator[tuple[int, array[int]]]:
+def downwards(path: str = "/proc/kpageflags") -> Iterator[tuple[int, array[int]]]:
     """Chunks of the flags of all frames, from the end of memory down."""
     for first in range(end_of_memory() // CHUNK * CHUNK, -1, -CHUNK):
         yield first, words(path, first, CHUNK)
@@ -128,7 +128,7 @@ def _downwards(path: str = "/proc/kpageflags") -> Iterator[tuple[int, array[int]
 
 def free_frame() -> int:
     """A frame in the middle of free memory."""
-    for first, found in _downwards():
+    for first, found in downwards():
         run = 0
         for index, word in enumerate(found):
             run = run + 1 if word & pg.BUDDY and not word & pg.HWPOISON else 0
@@ -139,7 +139,7 @@ def free_frame() -> int:
 
 def frame_with(wanted: int, avoided: set[int]) -> int:
     """A frame with this flag that is not known to be bad, nor the page of zeros, nor one of these."""
-    for first, found in _downwards():
+    for first, found in downwards():
         for index, word in enumerate(found):
             if word & wanted and not word & (pg.HWPOISON | pg.ZERO_PAGE) and first + index not in avoided:
                 return first + index
@@ -159,13 +159,13 @@ def mapped_by_everybody() -> set[int]:
 
 def page_tables() -> dict[int, bytes]:
     """The flags of all frames, as they are; to be compared by new_page_table()."""
-    return {first: found.tobytes() for first, found in _downwards()}
+    return {first: found.tobytes() for first, found in downwards()}
 
 
 def new_page_table(before: dict[int, bytes]) -> int:
     """A frame that has become a page table since then, and has stayed one."""
     new = []
-    for first, found in _downwards():
+    for first, found in downwards():
         if found.tobytes() != before[first]:
             for index, old in enumerate(struct.unpack(f"<{len(found)}Q", before[first])):
                 if found[index] & pg.PGTABLE and not old & pg.PGTABLE:

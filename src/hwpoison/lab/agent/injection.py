@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
+from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import PAGE_SIZE
 
 from . import frames
@@ -58,10 +59,15 @@ WAYS: dict[str, Callable[[Remote, int], int]] = {
 }
 
 
+def _marked(pfn: int) -> int:
+    """The frame that has the mark: of a huge page (hugetlb) the first one."""
+    return frames.head_of(pfn) if frames.flags(pfn) & pg.HUGE else pfn
+
+
 def unpoison(pfns: Iterable[int]) -> list[int]:
     """Make bad frames good again, now that nobody uses them; those where the kernel would not."""
     left = []
-    for pfn in dict.fromkeys(pfns):
+    for pfn in dict.fromkeys(map(_marked, pfns)):
         try:
             if frames.is_bad(pfn):
                 write_once(UNPOISON, str(pfn))

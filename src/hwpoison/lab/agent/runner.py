@@ -19,7 +19,7 @@ from hwpoison.abi.problems import Problem
 from hwpoison.abi.records import Observation
 from hwpoison.lab.wire import Errand
 
-from . import quiet
+from . import huge, quiet
 from .bench import PROGRAM, AboutTo
 from .disks import Disks, make_swap, modules
 from .files import ROOT, Files
@@ -169,7 +169,9 @@ class Runner:
         self.files.empty(check=any(step.verb == "disk" for step in errand.steps))
         for core in ROOT.glob("core.*"):
             core.unlink()
-        return unpoison(bad)
+        left = unpoison(bad)
+        huge.empty_pools()
+        return left
 
 
 def may_stop(errand: Errand) -> bool:

@@ -11,7 +11,7 @@ from hwpoison.abi.records import Value
 from hwpoison.abi.signals import errno_name
 from hwpoison.scenario.steps import Step
 
-from . import frames
+from . import frames, huge
 from . import syscalls as nr
 from .bench import Bench, KernelFrame, named
 from .files import File, cached, on_disk
@@ -40,6 +40,9 @@ class ErrorVerbs(Bench):
         elif kind in ("driver", "vmalloc"):
             source = frames.driver_memory() if kind == "driver" else frames.vmalloc_memory()
             found = KernelFrame(frames.frame_of(*source), source=source)
+        elif kind == "hugepage":
+            taken = {frame.pfn for frame in self.frames.values()} | set(self.known.values())
+            found = KernelFrame(huge.free_huge_page(taken), owned=False)
         elif kind == "pagetable":
             before = frames.page_tables()
             self.tasks.start(step.subject)
@@ -81,7 +84,7 @@ class ErrorVerbs(Bench):
         task, address = self.place(step)
         area = named(self.areas, step.subject)
         before = frames.entry(task.remote.pid, address)
-        untouched = frames.is_empty(before) and area.file is None and not area.shared
+        untouched = frames.is_empty(before) and not (area.file or area.shared or area.huge)
         self._about_to(self.zero_page if untouched else pm.pfn_of(before))  # madvise(2) reads it first
         self.remember(step)
         returned = task.remote.raw(nr.MADVISE, address, PAGE, advice)
@@ -133,7 +136,7 @@ class ErrorVerbs(Bench):
             self.see("pte", name, **frames.entry_view(frames.entry(task.remote.pid, address)))
 
     def _page_view(self, file: File, index: int) -> dict[str, Value]:
-        if not cached(file.path, index):
+        if not (huge.cached if file.fs == huge.FILE_SYSTEM else cached)(file.path, index):
             return {"cached": "no"}
         pfn = self.file_frame(file, index)
         if pfn is None:
@@ -145,6 +148,16 @@ class ErrorVerbs(Bench):
             "bad": "yes" if frames.is_bad(pfn) else "no",
             **frames.order_view(pfn),
         }
+
+    def do_hugepages(self, step: Step) -> None:
+        before = self.pools[step.subject]
+        huge.set_pool(step.subject, before["nr"] + step.number("pages"), step.number("surplus"))
+        # What earlier scenarios left in use was surplus, and is the pool's own again now that it has grown.
+        before["surplus"] = 0
+
+    def do_pool(self, step: Step) -> None:
+        now, before = huge.counters(step.subject), self.pools[step.subject]
+        self.see("pool", step.subject, **{name: now[name] - before[name] for name in now})
 
     def do_counters(self, _step: Step) -> None:
         names = ("HardwareCorrupted", "ignored", "failed", "delayed", "recovered")

@@ -9,7 +9,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi import pagemap as pm
 from hwpoison.scenario.steps import Step
 
-from . import frames
+from . import frames, huge
 from . import syscalls as nr
 from .bench import Area, Bench, named
 from .files import label
@@ -38,6 +38,8 @@ class MemoryVerbs(Bench):
         pages = step.number("pages")
         address = AREAS + len(self.areas) * AREA_STEP
         flags = nr.MAP_FIXED_NOREPLACE | (nr.MAP_SHARED if step.args["shared"] == "yes" else nr.MAP_PRIVATE)
+        if (size := step.get("hugetlb")) is not None:
+            flags |= huge.map_flags(size)
         there, offset = -1, step.number("first") * PAGE
         if (name := step.get("file")) is not None and (segment := self._segment(name)) is not None:
             address = task.remote.call(nr.SHMAT, segment, address, 0)
@@ -63,7 +65,7 @@ class MemoryVerbs(Bench):
             task.remote.call(nr.MADVISE, address, pages * PAGE, nr.MADV_HUGEPAGE)
         shared = bool(flags & nr.MAP_SHARED)
         self.areas[step.subject] = Area(
-            step.subject, address, pages, task, self._file_of(step), step.number("first"), shared
+            step.subject, address, pages, task, self._file_of(step), step.number("first"), shared, size
         )
 
     def _segment(self, name: str) -> int | None:
@@ -180,7 +182,11 @@ class MemoryVerbs(Bench):
     def do_pin(self, step: Step) -> None:
         task, address = self.place(step)
         area = self.areas[step.subject]
-        if area.shared and area.file is not None and self.files[area.file].fs != "tmpfs":
+        if (
+            area.shared
+            and area.file is not None
+            and self.files[area.file].fs not in ("tmpfs", huge.FILE_SYSTEM)
+        ):
             raise CannotSetUp("io_uring does not pin pages of files, which may be written back meanwhile")
         pin = pin_memory(task.remote, address, 0)
         pin.pfn = pm.pfn_of(frames.entry(task.remote.pid, address)) or 0

@@ -19,6 +19,7 @@ from hwpoison.scenario.model import Model
 from hwpoison.scenario.steps import Step
 
 HARDWARE = "after one error of the hardware no page of that boot can be made good again"
+HUGE = "huge pages join when their scenarios are recorded on all kernels"
 NO_DRIVER = "the lab has no driver, or no program to make one"
 OTHER_MEMORY = "other kinds of memory have their catalogue; a move for each is still to be written"
 OTHER_WAYS = "other ways to bytes have their catalogue; a move for each is still to be written"
@@ -30,6 +31,11 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("unpoison", "", ""): "joins when its scenarios are recorded on all kernels",
     ("migrate", "", ""): "joins when its scenarios are recorded on all kernels",
     ("note", "", ""): "joins when its scenarios are recorded on all kernels",
+    ("hugepages", "", ""): HUGE,
+    ("pool", "", ""): HUGE,
+    ("map", "hugetlb", "2M"): HUGE,
+    ("file", "fs", "hugetlbfs"): HUGE,
+    ("frame", "kind", "hugepage"): HUGE,
     ("nomemory", "", ""): "allocations of the handler cannot be made to fail from outside",
     ("file", "kind", "directory"): "the lab has no file system with directories in the page cache",
     ("file", "fs", "ext2"): NO_DRIVER,

@@ -1,0 +1,94 @@
+"""Pools of hugetlb pages of the guest, their frames, and files of them.
+
+The pools are in /sys/kernel/mm/hugepages. A huge page that an earlier scenario left in use stays in the
+counters, so they are told relative to what they were at the beginning.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hwpoison.abi import pageflags as pg
+
+from . import frames
+from .problems import CannotSetUp, NeedsFreshBoot
+from .quiet import write_once
+from .syscalls import PAGE
+
+SHIFTS = {"2M": 21, "1G": 30}
+MAP_HUGE_SHIFT = 26
+COUNTERS = {
+    "nr": "nr_hugepages",
+    "free": "free_hugepages",
+    "reserved": "resv_hugepages",
+    "surplus": "surplus_hugepages",
+}
+FILE_SYSTEM = "hugetlbfs"
+MOUNT_OPTIONS = "pagesize=2M"
+FILE_PAGE = 1 << SHIFTS["2M"]
+BLOCK = 512  # bytes, the unit of st_blocks
+
+
+def _folder(size: str) -> Path:
+    return Path(f"/sys/kernel/mm/hugepages/hugepages-{(1 << SHIFTS[size]) // 1024}kB")
+
+
+def counters(size: str) -> dict[str, int]:
+    """The pool's counters; all 0 for a size that this guest has not."""
+    folder = _folder(size)
+    if not folder.is_dir():
+        return dict.fromkeys(COUNTERS, 0)
+    return {name: int((folder / file).read_text()) for name, file in COUNTERS.items()}
+
+
+def all_counters() -> dict[str, dict[str, int]]:
+    return {size: counters(size) for size in SHIFTS}
+
+
+def set_pool(size: str, pages: int, surplus: int) -> None:
+    """Ask for so many pages. NeedsFreshBoot if memory is too fragmented by now."""
+    folder = _folder(size)
+    if not folder.is_dir():
+        raise CannotSetUp(f"this guest has no huge pages of {size}")
+    if surplus:
+        write_once(str(folder / "nr_overcommit_hugepages"), str(surplus))
+    write_once(str(folder / "nr_hugepages"), str(pages))
+    found = int((folder / "nr_hugepages").read_text())
+    if found < pages:
+        raise NeedsFreshBoot(f"only {found} of {pages} huge pages of {size} could be had")
+
+
+def empty_pools() -> None:
+    """Give back what nobody uses."""
+    for size in SHIFTS:
+        if _folder(size).is_dir():
+            for file in ("nr_overcommit_hugepages", "nr_hugepages"):
+                name = _folder(size) / file
+                if int(name.read_text()):  # 1 GiB pages refuse to be overcommitted even by 0
+                    write_once(str(name), "0")
+
+
+def map_flags(size: str) -> int:
+    """What to add to the flags of mmap(2)."""
+    return 0x40000 | SHIFTS[size] << MAP_HUGE_SHIFT  # MAP_HUGETLB
+
+
+def free_huge_page(avoided: set[int]) -> int:
+    """The first frame of a huge page that nobody maps, not known to be bad, and none of these."""
+    for first, found in frames.downwards():
+        for index, word in enumerate(found):
+            head = word & pg.HUGE and word & pg.COMPOUND_HEAD
+            if head and not word & (pg.MMAP | pg.HWPOISON) and first + index not in avoided:
+                return first + index
+    raise CannotSetUp("there is no huge page that nobody maps")
+
+
+def cached(path: Path, index: int) -> bool:
+    """Does the file have the huge page with this 4 KiB page? Told by its size in blocks (st_blocks)."""
+    status = path.stat()
+    if index * PAGE >= status.st_size:
+        return False
+    there, whole = status.st_blocks * BLOCK // FILE_PAGE, -(-status.st_size // FILE_PAGE)
+    if there not in (0, whole):
+        raise CannotSetUp(f"{there} of {whole} huge pages of {path.name} exist, nobody can tell which")
+    return there > 0

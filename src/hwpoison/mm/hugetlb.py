@@ -1,0 +1,355 @@
+"""Pools of huge pages that processes ask for by name (hugetlb; mm/hugetlb.c): one *hstate* a size.
+
+A free huge page sits in its pool with a reference count of 0; in use it belongs to an area of memory
+(hugetlb_memory.py) or to a file (hugetlbfs.py). The error mark is on the head, the frames that are really bad
+are in a list beside it, until the page is dissolved: then each bad frame gets its own mark.
+
+``hugetlb_lock`` protects the counters, the free lists and the state of every huge page, so whether a page is
+free, in use or on its way, and whether it is bad, is decided in one section.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hwpoison.abi import pageflags as pg
+from hwpoison.abi.results import MfResult
+from hwpoison.abi.signals import Errno
+
+from .inode import AddressSpace, SysError
+from .locks import KernelBug, Lock, atomic_add, test_and_clear, test_and_set
+from .page import ZEROS, Page, folio_unlock, put_page
+from .page_alloc import OutOfMemory
+from .response import Response
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+HUGE_ORDER = 9
+"""Base pages of a 2 MiB page, as a power of 2; a machine may be built with smaller ones to be cheap."""
+GIGANTIC_ORDER = 18
+SHIFTS = {"2M": 21, "1G": 30}
+"""What a process is told about the size of what it lost, whatever the model's own size is."""
+
+
+@dataclass(slots=True, eq=False)
+class Hstate:
+    """struct hstate: the pool of one size. All under ``hugetlb_lock``; counts are of huge pages."""
+
+    size: str
+    order: int
+    nr: int = 0  # nr_huge_pages: all there are
+    reserved: int = 0  # resv_huge_pages: promised to mappings that have not touched them yet
+    surplus: int = 0  # beyond what the administrator asked for
+    overcommit: int = 0  # so many may be
+    free_list: list[Page] = field(default_factory=list)  # the next one to be taken first
+
+    @property
+    def pages(self) -> int:
+        """Base pages of one huge page."""
+        return 1 << self.order
+
+    @property
+    def shift(self) -> int:
+        return SHIFTS[self.size]
+
+    @property
+    def persistent(self) -> int:
+        return self.nr - self.surplus
+
+    @property
+    def available(self) -> int:
+        """available_huge_pages(): free and promised to nobody."""
+        return len(self.free_list) - self.reserved
+
+
+@dataclass(slots=True, eq=False)
+class HugeState:
+    """What the kernel keeps in a huge page's own words (HPageFlags): ``page.private`` of the head."""
+
+    hstate: Hstate
+    freed: bool = False
+    migratable: bool = False
+    """In use, and set up so far that others may take references."""
+    raw: list[Page] = field(default_factory=list)
+    """raw_hwp_list: the frames known to be bad."""
+    raw_unreliable: bool = False
+    """Some bad frame could not be noted: any of them may be bad."""
+
+
+def is_huge(page: Page) -> bool:
+    """folio_test_hugetlb()"""
+    return bool(page.head.flags & pg.HUGE)
+
+
+def state_of(page: Page) -> HugeState:
+    state = page.head.private
+    if not isinstance(state, HugeState):
+        raise KernelBug(f"{page} is no huge page")
+    return state
+
+
+def is_raw_hwpoison(page: Page) -> bool:
+    """is_raw_hwpoison_page_in_hugepage(): is this very frame known to be bad?"""
+    if not page.head.flags & pg.HWPOISON:
+        return False
+    state = state_of(page)
+    return state.raw_unreliable or page in state.raw
+
+
+class Hugetlb:
+    """All pools of a machine."""
+
+    def __init__(self, vm: Machine, huge_order: int, gigantic_order: int) -> None:
+        self.vm = vm
+        self.lock = Lock(vm.paths, "hugetlb_lock")
+        orders = {"2M": huge_order, "1G": gigantic_order}
+        self.hstates = {size: Hstate(size, order) for size, order in orders.items()}
+        self._fault_mutexes: dict[tuple[int, int], Lock] = {}
+
+    def fault_mutex(self, owner: object, index: int) -> Lock:
+        """hugetlb_fault_mutex_table: one fault at a time for each huge page of a file, or of an area."""
+        key = (id(owner), index)
+        if key not in self._fault_mutexes:
+            self._fault_mutexes[key] = Lock(self.vm.paths, "hugetlb_fault_mutex", f"{index:#x}")
+        return self._fault_mutexes[key]
+
+    # The size of a pool.
+
+    def set_max_huge_pages(self, h: Hstate, count: int) -> None:
+        """A write to nr_hugepages: grow as far as memory goes, shrink as far as pages are free."""
+        with self.lock:
+            while h.surplus and count > h.persistent:
+                h.surplus -= 1
+        while h.persistent < count and self._grow(h, surplus=False):
+            pass
+        while True:
+            with self.lock:
+                least = h.reserved + h.nr - len(h.free_list)
+                if h.persistent <= max(count, least):
+                    h.surplus += max(0, h.persistent - count)
+                    return
+                page = h.free_list[0]
+                self._remove(h, page, surplus=False)
+            self._update_and_free(page)
+
+    def _grow(self, h: Hstate, *, surplus: bool) -> bool:
+        """One more page, free; False without memory for it."""
+        try:
+            page = self.vm.zone.alloc_pages(h.order)
+        except OutOfMemory:
+            return False
+        with self.lock:
+            page.flags |= pg.HUGE
+            page.private = HugeState(h)
+            page.refcount = 0
+            h.nr += 1
+            h.surplus += surplus
+            self._enqueue(h, page)
+        return True
+
+    def _enqueue(self, h: Hstate, page: Page) -> None:
+        state = state_of(page)
+        state.freed, state.migratable = True, False
+        h.free_list.insert(0, page)
+
+    def reserve(self, h: Hstate, count: int) -> None:
+        """hugetlb_acct_memory(): promise pages to a new mapping, with surplus ones if need be; ENOMEM."""
+        while True:
+            with self.lock:
+                needed = h.reserved + count - len(h.free_list)
+                if needed <= 0:
+                    h.reserved += count
+                    return
+                allowed = h.surplus < h.overcommit
+            if not allowed or not self._grow(h, surplus=True):
+                self._return_unused_surplus(h)
+                raise SysError(Errno.ENOMEM, f"{count} huge pages of {h.size} cannot be promised")
+
+    def unreserve(self, h: Hstate, count: int) -> None:
+        """Promised pages that are not wanted any more; surplus ones go back to the allocator."""
+        with self.lock:
+            h.reserved -= count
+        self._return_unused_surplus(h)
+
+    def _return_unused_surplus(self, h: Hstate) -> None:
+        """return_unused_surplus_pages()"""
+        while True:
+            with self.lock:
+                if not h.surplus or h.available <= 0:
+                    return
+                page = h.free_list[0]
+                self._remove(h, page, surplus=True)
+            self._update_and_free(page)
+
+    # One huge page.
+
+    def alloc(self, h: Hstate, *, reserved: bool) -> Page | None:
+        """alloc_hugetlb_folio(): a page with one reference, zeroed; None if there is none to be had.
+
+        A bad page that is stuck in the pool is passed over.
+        """
+        page = self._dequeue(h, reserved=reserved)
+        if page is None and h.surplus < h.overcommit and self._grow(h, surplus=True):
+            page = self._dequeue(h, reserved=False, new=True)
+        if page is None:
+            return None
+        for frame in frames_of(page):
+            frame.content = ZEROS
+        return page
+
+    def _dequeue(self, h: Hstate, *, reserved: bool, new: bool = False) -> Page | None:
+        with self.lock:
+            if not reserved and not new and h.available <= 0:
+                return None
+            page = next((page for page in h.free_list if not page.flags & pg.HWPOISON), None)
+            if page is None:
+                return None
+            h.free_list.remove(page)
+            h.reserved -= reserved
+            state_of(page).freed = False
+            page.refcount = 1
+            return page
+
+    def free_huge_folio(self, page: Page) -> None:
+        """The last reference is gone: back to the pool, or to the allocator if there are too many."""
+        h = state_of(page).hstate
+        page.mapping = None
+        page.exclusive = False
+        with self.lock:
+            page.flags &= pg.HUGE | pg.COMPOUND_HEAD | pg.HWPOISON
+            state_of(page).migratable = False
+            if not h.surplus:
+                self._enqueue(h, page)
+                return
+            self._remove(h, page, surplus=True)
+        self._update_and_free(page)
+
+    def _remove(self, h: Hstate, page: Page, *, surplus: bool) -> None:
+        """remove_hugetlb_folio(): out of the pool; ``surplus``: it was one too many."""
+        state = state_of(page)
+        if state.freed:
+            h.free_list.remove(page)
+            state.freed = False
+        h.nr -= 1
+        h.surplus -= surplus
+
+    def _update_and_free(self, page: Page) -> None:
+        """update_and_free_hugetlb_folio(): an ordinary block again, each bad frame with its own mark.
+
+        Where it is not known which frames are bad the whole is given up instead.
+        """
+        state = state_of(page)
+        if page.flags & pg.HWPOISON:
+            if state.raw_unreliable:
+                return
+            self.clear_hwpoison(page)
+            for frame in state.raw:
+                test_and_set(frame, pg.HWPOISON)
+        page.flags &= pg.HWPOISON  # of the first frame itself; what its last owner left is cleared
+        self.vm.zone.free_pages(page, page.order)
+
+    def dissolve_free_huge_page(self, page: Page) -> int:
+        """Turn a free huge page into ordinary free pages; -EBUSY if it is in use or promised to somebody."""
+        page = page.head
+        with self.lock:
+            if not is_huge(page):
+                return 0
+            state = state_of(page)
+            if page.refcount or not state.freed or state.hstate.available <= 0:
+                return -Errno.EBUSY
+            self._remove(state.hstate, page, surplus=False)
+        self._update_and_free(page)
+        return 0
+
+    def page_handle_poison(self, page: Page) -> bool:
+        """__page_handle_poison(): dissolve, and keep just this frame; whether it is out of use now."""
+        with self.vm.zone.pcp_lists_disabled():
+            return not self.dissolve_free_huge_page(page) and self.vm.zone.take_page_off_buddy(page)
+
+    def demote(self, count: int) -> int:
+        """A write to demote: free pages of 1 GiB become pages of 2 MiB; how many did."""
+        big, small = self.hstates["1G"], self.hstates["2M"]
+        for done in range(count):
+            with self.lock:
+                good = (page for page in big.free_list if not page.flags & pg.HWPOISON)
+                page = next(good, None) if big.available > 0 else None
+                if page is None:
+                    return done
+                self._remove(big, page, surplus=False)
+                for start in range(page.pfn, page.pfn + big.pages, small.pages):
+                    head = self.vm.zone.page(start)
+                    _make_head(head, small.order)
+                    head.private = HugeState(small)
+                    small.nr += 1
+                    self._enqueue(small, head)
+        return count
+
+    # The error mark.
+
+    def set_hwpoison(self, page: Page, *, no_memory: bool) -> tuple[bool, bool]:
+        """folio_set_hugetlb_hwpoison(): (was the huge page bad before, is this frame a new one)."""
+        head, state = page.head, state_of(page)
+        before = test_and_set(head, pg.HWPOISON)
+        if state.raw_unreliable or page in state.raw:
+            return before, False
+        if no_memory:
+            state.raw_unreliable = True
+            state.raw.clear()
+        else:
+            state.raw.append(page)
+        return before, True
+
+    def clear_hwpoison(self, page: Page) -> None:
+        """folio_clear_hugetlb_hwpoison(), less the marks of the single frames."""
+        test_and_clear(page.head, pg.HWPOISON)
+
+
+def _make_head(page: Page, order: int) -> None:
+    page.head = page
+    page.order = order
+    page.flags |= pg.HUGE | pg.COMPOUND_HEAD
+    for frame in frames_of(page):
+        frame.head = page
+
+
+def add_huge_rmap(head: Page) -> None:
+    """One more entry maps all of a huge page; under the page table lock."""
+    atomic_add(head, "entire_mapcount", 1)
+    atomic_add(head, "large_mapcount", 1)
+
+
+def remove_huge_rmap(head: Page) -> None:
+    atomic_add(head, "entire_mapcount", -1)
+    atomic_add(head, "large_mapcount", -1)
+
+
+def frames_of(page: Page) -> list[Page]:
+    """The frames of a huge page, its head first."""
+    zone, head = page.vm.zone, page.head
+    return [zone.page(pfn) for pfn in range(head.pfn, head.pfn + (1 << head.order))]
+
+
+def give_up_huge_page(page: Page) -> Response:
+    """me_huge_page(): a page of a file stays there, to tell readers; an anonymous one is dissolved.
+
+    Of the latter the folio lock and the handler's reference are given up first; the frame gets a new one.
+    """
+    source = "mm/memory-failure.c me_huge_page()"
+    head = page.head
+    if isinstance(head.mapping, AddressSpace):
+        return Response(MfResult.RECOVERED, 1, "kept in the file, to tell whoever reads it", source)
+    folio_unlock(head)
+    put_page(head)
+    if head.vm.hugetlb.page_handle_poison(page):
+        atomic_add(page, "refcount", 1)
+        reason = "the huge page was dissolved, and the allocator gave the one bad frame up for ever"
+        return Response(MfResult.RECOVERED, 0, reason, source, unlocked=True)
+    return Response(
+        MfResult.FAILED,
+        0,
+        "somebody still holds the huge page: it cannot be dissolved",
+        source,
+        unlocked=True,
+    )

@@ -1,0 +1,204 @@
+"""Huge pages in areas of memory: mmap with MAP_HUGETLB, faults, copy on write, fork (mm/hugetlb.c).
+
+One entry maps a whole huge page; a process' huge entries are kept by the page number where each begins, under
+a page table lock of their own. A note about bad memory stands for all of it: a touch of any part is told.
+
+Lock order: fault mutex, the area's ``hugetlb_lock`` (hugetlb_vma_lock), folio lock, i_mmap_rwsem. The handler
+has the folio lock already, so it may only try the others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hwpoison.abi import pageflags as pg
+
+from .fault import Fault
+from .filemap import filemap_lock_folio
+from .hugetlb import add_huge_rmap, frames_of, remove_huge_rmap, state_of
+from .hugetlb_unmap import hstate_of, huge_start
+from .hugetlbfs import add_to_page_cache
+from .page import Page, folio_mapcount, folio_unlock, get_page, put_page, set_flags
+from .pte import Entry, Pmd
+from .rmap import anon_vma_prepare
+
+if TYPE_CHECKING:
+    from .mmap import Mm, Vma
+
+
+def reserve_pages(vma: Vma) -> None:
+    """hugetlb_reserve_pages(): promise this mapping its pages, or the file's new ones; ENOMEM."""
+    h, pools = hstate_of(vma), vma.mm.vm.hugetlb
+    starts = range(vma.start, vma.end, h.pages)
+    mapping = vma.mapping
+    if vma.shared and mapping is not None:
+        new = {index for start in starts if (index := vma.index_of(start)) not in mapping.reserve_map}
+        pools.reserve(h, len(new))
+        mapping.reserve_map |= new
+    else:
+        pools.reserve(h, len(starts))
+        vma.reserved = set(starts)
+
+
+def close(vma: Vma) -> None:
+    """hugetlb_vm_op_close(): what was promised to a private mapping and not used goes back."""
+    if vma.reserved:
+        vma.mm.vm.hugetlb.unreserve(hstate_of(vma), len(vma.reserved))
+        vma.reserved = set()
+
+
+def _alloc(vma: Vma, start: int) -> Page | None:
+    """A page for this place, from what was promised if anything was."""
+    pools, mapping = vma.mm.vm.hugetlb, vma.mapping
+    if vma.shared and mapping is not None:
+        index = vma.index_of(start)
+        promised = index in mapping.reserve_map and index not in mapping.pages
+        mapping.reserve_map.add(index)
+    else:
+        promised = start in vma.reserved
+    page = pools.alloc(hstate_of(vma), reserved=promised)
+    if page is not None:
+        vma.reserved.discard(start)
+        set_flags(page, pg.UPTODATE)
+    return page
+
+
+def hugetlb_fault(vma: Vma, vpn: int, *, write: bool) -> Fault:
+    """Make the huge entry usable, or say why not."""
+    mm, start = vma.mm, huge_start(vma, vpn)
+    owner: object = vma.mapping if vma.mapping is not None else vma
+    with mm.vm.hugetlb.fault_mutex(owner, vma.index_of(start)), vma.hugetlb_lock.read():
+        with mm.hugetlb_ptl:
+            entry = mm.hugetlb.get(start)
+        if entry is None:
+            return _no_page(vma, start, write)
+        if not isinstance(entry, Pmd):
+            return Fault.HWPOISON_LARGE
+        if write and not entry.writable:
+            return _wp(vma, start, entry)
+        return Fault.RETRY
+
+
+def _no_page(vma: Vma, start: int, write: bool) -> Fault:
+    """hugetlb_no_page(): the first touch: the file's page, or a new one."""
+    mapping = vma.mapping
+    page: Page | None = None
+    if mapping is not None:
+        index = vma.index_of(start)
+        if index >= mapping.host.size:
+            return Fault.SIGBUS
+        page = filemap_lock_folio(mapping, index)
+        if page is not None and page.flags & pg.HWPOISON:
+            folio_unlock(page)
+            put_page(page)
+            return Fault.HWPOISON_LARGE
+    if page is None:
+        page = _alloc(vma, start)
+        if page is None:
+            return Fault.SIGBUS
+        if vma.shared and mapping is not None:
+            add_to_page_cache(mapping, page, vma.index_of(start))
+            state_of(page).migratable = True
+        else:
+            _make_anon(page, vma, start)
+    else:
+        add_huge_rmap(page)
+    writable = vma.writable and vma.shared
+    entry = Pmd(page, writable=writable, dirty=writable)
+    with vma.mm.hugetlb_ptl:
+        vma.mm.hugetlb[start] = entry
+    if page.anon:
+        state_of(page).migratable = True
+    elif page.lock_owner is page.paths.current:
+        folio_unlock(page)
+    if write and not writable:
+        return _wp(vma, start, entry)
+    return Fault.DONE
+
+
+def _make_anon(page: Page, vma: Vma, start: int) -> None:
+    """hugetlb_add_new_anon_rmap()"""
+    page.mapping = anon_vma_prepare(vma)
+    page.index = vma.index_of(start)
+    page.exclusive = True
+    add_huge_rmap(page)
+
+
+def _wp(vma: Vma, start: int, entry: Pmd) -> Fault:
+    """hugetlb_wp(): a store to a private page: take it over if nobody else maps it, else copy it."""
+    old, mm = entry.page, vma.mm
+    if old.anon and (old.exclusive or folio_mapcount(old) == 1):
+        with mm.hugetlb_ptl:
+            if mm.hugetlb.get(start) is not entry:
+                return Fault.RETRY
+            entry.writable = entry.dirty = old.exclusive = True
+        return Fault.DONE
+    get_page(old)
+    result = _copy(vma, start, entry)
+    put_page(old)
+    return result
+
+
+def _copy(vma: Vma, start: int, entry: Pmd) -> Fault:
+    """A page of one's own with the same bytes; the old one is held by the caller."""
+    mm, old = vma.mm, entry.page
+    new = _alloc(vma, start)
+    if new is None:
+        return Fault.SIGBUS
+    for source, frame in zip(frames_of(old), frames_of(new), strict=True):
+        content = mm.vm.copy_mc(source)
+        if content is None:
+            put_page(new)
+            return Fault.HWPOISON_LARGE
+        frame.content = content
+    anon_vma_prepare(vma)
+    with mm.hugetlb_ptl:
+        if mm.hugetlb.get(start) is not entry:
+            put_page(new)
+            return Fault.RETRY
+        _make_anon(new, vma, start)
+        mm.hugetlb[start] = Pmd(new, writable=True, dirty=True)
+        remove_huge_rmap(old)
+    state_of(new).migratable = True
+    put_page(old)
+    return Fault.DONE
+
+
+def copy_huge_range(vma: Vma, copy: Vma) -> None:
+    """copy_hugetlb_page_range() at fork. A mapping of a file's own pages is not copied: the child faults."""
+    if vma.anon_vma is None:
+        return
+    parent, child = vma.mm, copy.mm
+    for start in sorted(start for start in parent.hugetlb if vma.start <= start < vma.end):
+        entry = parent.hugetlb[start]
+        if not isinstance(entry, Pmd):
+            child.hugetlb[start] = entry
+            continue
+        page = entry.page
+        if page.anon and page.exclusive and page.maybe_dma_pinned:
+            own = child.vm.hugetlb.alloc(hstate_of(vma), reserved=False)
+            if own is None:
+                continue
+            for source, frame in zip(frames_of(page), frames_of(own), strict=True):
+                frame.content = child.vm.kernel_reads(source)
+            set_flags(own, pg.UPTODATE)
+            _make_anon(own, copy, start)
+            state_of(own).migratable = True
+            child.hugetlb[start] = Pmd(own, writable=copy.writable, dirty=True)
+            continue
+        with parent.hugetlb_ptl, child.hugetlb_ptl.nested():
+            if page.anon:
+                entry.writable = page.exclusive = False
+            get_page(page)
+            add_huge_rmap(page)
+            child.hugetlb[start] = Pmd(page, writable=False, dirty=entry.dirty)
+
+
+def entry_of(mm: Mm, vpn: int) -> Entry | None:
+    """What maps an address in an area of huge pages, in the form of an entry of its own."""
+    vma = mm.find_vma(vpn)
+    if vma is None or vma.hstate is None:
+        return None
+    start = huge_start(vma, vpn)
+    entry = mm.hugetlb.get(start)
+    return entry.pte(vpn - start) if isinstance(entry, Pmd) else entry
