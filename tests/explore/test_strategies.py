@@ -6,6 +6,7 @@ import pytest
 
 from hwpoison.abi.problems import WrongUse
 from hwpoison.explore.explorer import Explorer
+from hwpoison.explore.schedule import Rerun
 from hwpoison.explore.search import Result, Search, Status
 from hwpoison.explore.toy_handler import ToyHandler
 
@@ -34,8 +35,7 @@ def test_the_schedule_that_is_kept_fails_again_in_the_same_way(bug: str) -> None
     explorer = Explorer(ToyHandler(bug))
     with explorer.open():
         (found,) = Search(explorer).run("dpor").failures
-        explorer.execute(found.schedule, lambda _enabled: -1)
-        assert [failure.sort for failure in explorer.failures] == [found.failure.sort]
+        assert [failure.sort for failure in Rerun(explorer, found.schedule).failures] == [found.failure.sort]
 
 
 def test_a_program_without_a_bug_is_exhausted() -> None:

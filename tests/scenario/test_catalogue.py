@@ -52,6 +52,7 @@ UNSHOWN_WEAKNESSES: dict[str, str] = {
     "unsplit-untold": LARGE,
     "whole-huge-page": TO_BE_RECORDED,
     "isolated-mlocked": ONLY_UNDER_A_RACE,
+    "touched-too-early": ONLY_UNDER_A_RACE,
     "unpoison-under-owner": "its scenario waits for its record on four kernels",
     "merged-again": "ksmd must pass while a pipe holds the page",
     "bad-page-allocated": "the allocator must come between two steps of the handler",

@@ -23,7 +23,7 @@ from typer.main import get_command
 from hwpoison import __version__
 from hwpoison.abi.problems import DONE, NOT_POSSIBLE, Problem
 
-COMMANDS = ("simulate", "forecast", "explain", "verify", "fuzz", "kernels")
+COMMANDS = ("simulate", "explore", "forecast", "explain", "verify", "fuzz", "kernels")
 FOLDER = Path(__file__).parent
 
 INTERRUPTED = 128 + signal.SIGINT  # as the shell reports it

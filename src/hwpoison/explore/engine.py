@@ -54,9 +54,11 @@ class Strand(Path):
         "last",
         "on",
         "op",
+        "passed",
         "spawned",
         "started",
         "tid",
+        "what",
         "woken",
         "work",
         "worker",
@@ -70,11 +72,9 @@ class Strand(Path):
     def begin(self, work: Callable[[], Any] | None) -> None:
         """As before its first event."""
         self.work = work
-        self.op: Op = Op.START
-        self.on: object = self
-        self.delta = 0
-        self.conditional = False
+        self.announce(Op.START, self)
         self.started = False
+        self.passed = 0  # announcements, those that were no point included
         self.last = self.spawned = self.woken = -1
         self.worker: Worker | None = None
         self.held.clear()
@@ -83,6 +83,14 @@ class Strand(Path):
         self.ended = False
         self.error = None
         self.result = None
+
+    def announce(self, op: Op, on: object) -> None:
+        """An operation that is no lock to wait for, and no counter."""
+        self.op = op
+        self.on = on
+        self.what: str | int = 0
+        self.delta = 0
+        self.conditional = False
 
 
 class Worker:
@@ -342,6 +350,8 @@ class Engine(Paths):
                 strand.delta,
                 strand.conditional,
                 (strand.last, strand.woken, strand.spawned),
+                strand.passed,
+                strand.what,
             )
         if self.trace is not None:
             self.trace.append((strand.name, strand.op, strand.on))
@@ -462,16 +472,18 @@ class Engine(Paths):
 
     # What paths call.
 
-    def point(self, op: Op, on: object, delta: int = 0) -> None:
+    def point(self, op: Op, on: object, what: str | int = 0, delta: int = 0) -> None:
         if self.quiet:
             return
         if self.giving_up:
             raise GreenletExit("this path is being given up")
+        strand: Any = self.current
+        strand.passed += 1
         if op is Op.RELEASE and type(on) in SILENT and not self._is_tried(on):
             return
-        strand: Any = self.current
         strand.op = op
         strand.on = on
+        strand.what = what
         strand.delta = delta
         strand.conditional = (op is Op.ACQUIRE or op is Op.ACQUIRE_SHARED) and not holds(on, strand)
         if op is Op.TRYLOCK and isinstance(on, Lock) and on.lock_class.name not in self.tried:
@@ -486,6 +498,8 @@ class Engine(Paths):
     def released(self, on: object, *, shared: bool = False) -> None:
         if self.quiet or self.giving_up:
             return
+        strand = self._running()
+        strand.passed += 1
         if self.n >= self.watch_from:
             self.given_back.append((on, shared))
         frame: FrameType | None = sys._getframe(2)
@@ -495,8 +509,7 @@ class Engine(Paths):
             raise EngineError("a lock is given back by nobody")
         place = id(frame.f_code), frame.f_lasti
         if place in self.split or self.every_point:
-            strand = self._running()
-            strand.op, strand.on, strand.delta, strand.conditional = Op.RELEASE, None, 0, False
+            strand.announce(Op.RELEASED, on)
             self._advance()
         elif self.n >= self.watch_from:
             self.released_at.append((place, len(journal)))
@@ -506,9 +519,10 @@ class Engine(Paths):
             super().wait(on)
             return
         strand = self._running()
+        strand.passed += 1
         strand.waits_for = on
         self.waiting += 1
-        strand.op, strand.on, strand.delta, strand.conditional = Op.WAIT, on, 0, False
+        strand.announce(Op.WAIT, on)
         if self.n >= self.watch_from:
             self.touching.add(self._lock_key(on, strand.tid, WAKE_CODE) | ADD)
         self._advance()

@@ -19,8 +19,10 @@ class Events:
         "moved",
         "on",
         "op",
+        "passed",
         "released",
         "tid",
+        "what",
     )
 
     def __init__(self) -> None:
@@ -28,7 +30,9 @@ class Events:
         self.op: list[Op] = []
         self.on: list[object] = []
         self.delta: list[int] = []
+        self.what: list[str | int] = []
         self.conditional: list[bool] = []
+        self.passed: list[int] = []  # announcements that the path has made by then
         self.before: list[tuple[int, int, int]] = []
         """The path's event before, the one that woke it, the one that started it; -1: none."""
         self.footprint: list[Footprint] = []
@@ -51,6 +55,8 @@ class Events:
         delta: int,
         conditional: bool,
         before: tuple[int, int, int],
+        passed: int = 0,
+        what: str | int = 0,
     ) -> None:
         self.tid.append(tid)
         self.op.append(op)
@@ -58,6 +64,8 @@ class Events:
         self.delta.append(delta)
         self.conditional.append(conditional)
         self.before.append(before)
+        self.passed.append(passed)
+        self.what.append(what)
         self.footprint.append(NOTHING)
         self.acquired.append(None)
         self.released.append(())

@@ -8,6 +8,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
 from hwpoison.failure.profiles import NEWEST, Profile
 from hwpoison.mm.inode import SysError
@@ -131,3 +132,16 @@ class Race:
             Failure(f"promise {b.promise}", b.text, b.deviation if b.deviation in self.expected else None)
             for b in self.model.outcome().broken
         ]
+
+    def state(self) -> list[str]:
+        """The machine as it is now: the kernel's log of the run, and the pages that errors struck."""
+        vm = self.model.vm
+        lines = [f"log: {line}" for line in vm.log]
+        for pfn in dict.fromkeys(census.pfn for census in self.model.censuses):
+            page = vm.zone.page(pfn)
+            flags = "|".join(pg.names(int(page.flags))) or "none"
+            where = "none" if page.mapping is None else type(page.mapping).__name__
+            lines.append(
+                f"{page}: flags {flags}, {page.refcount} references, {page.mapcount} mappings, owner {where}"
+            )
+        return lines

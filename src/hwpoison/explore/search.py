@@ -13,6 +13,7 @@ from hwpoison.abi.problems import WrongUse, unknown_name
 from .engine import CUT, Engine
 from .explorer import Explorer
 from .program import Failure
+from .schedule import Stretch, stretches
 from .strategies.bounded import Bounded
 from .strategies.dpor import Dpor
 from .strategies.pct import Pct
@@ -36,10 +37,10 @@ class Status(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A failure, the schedule that shows it (one path number an event), and what it took to find it."""
+    """A failure, the schedule that shows it, and what it took to find it."""
 
     failure: Failure
-    schedule: tuple[int, ...]
+    schedule: tuple[Stretch, ...]
     strategy: str
     executions: int
 
@@ -167,5 +168,5 @@ class Search:
         for failure in self.explorer.failures:
             kept = self.result.failures if failure.known is None else self.result.known
             if all(found.failure.sort != failure.sort for found in kept):
-                schedule = tuple(self.explorer.engine.events.tid)
+                schedule = stretches(self.explorer.engine)
                 kept.append(Found(failure, schedule, strategy.name, self.result.executions))

@@ -51,6 +51,11 @@ DEVIATIONS: dict[str, Deviation] = {
         "a page whose write failed counts as clean: it is dropped, and the error was told before the loss",
         "mm/page-writeback.c, folio_end_writeback() after a failed write",
     ),
+    "touched-too-early": Deviation(
+        3,
+        "a task that touches a page between mark and removal is hit, though the contents exist elsewhere",
+        "mm/memory.c do_swap_page(), __do_fault(): the mark is all they look at",
+    ),
     "isolated-mlocked": Deviation(
         4,
         "an mlocked page that is off the lists for a moment is not unmapped, and yet called Recovered",

@@ -34,7 +34,7 @@ class DeadlockError(KernelBug):
 
 
 class Op(IntEnum):
-    """What a path is about to do to a shared object."""
+    """What a path is about to do to a shared object; RELEASED: what it has just done (Paths.released())."""
 
     ACQUIRE = 0
     TRYLOCK = 1
@@ -45,6 +45,7 @@ class Op(IntEnum):
     WAIT = 6
     START = 7
     ACQUIRE_SHARED = 8
+    RELEASED = 9
 
 
 class Chooser(Protocol):
@@ -137,10 +138,10 @@ class Paths:
         if self.failed:
             raise self.failed[0]
 
-    def point(self, op: Op, on: object, delta: int = 0) -> None:
+    def point(self, op: Op, on: object, what: str | int = 0, delta: int = 0) -> None:
         """Announce an operation; the chooser may run somebody else first. Only called with a chooser.
 
-        ``delta``: what will be added to a counter, as far as the operation is nothing else.
+        ``what``: the field, or the flags to set (to clear, if negative); ``delta``: how much is added to it.
         """
         self._next(self.current, op, on)
 
@@ -452,7 +453,7 @@ class Writing:
 def test_and_set(shared: Flagged, mask: int) -> bool:
     """Set the bits of ``mask``; whether any was set before."""
     if shared.paths.chooser is not None:
-        shared.paths.point(Op.RMW, shared)
+        shared.paths.point(Op.RMW, shared, mask)
     before = shared.flags & mask
     shared.flags |= mask
     return before != 0
@@ -461,7 +462,7 @@ def test_and_set(shared: Flagged, mask: int) -> bool:
 def test_and_clear(shared: Flagged, mask: int) -> bool:
     """Clear the bits of ``mask``; whether any was set before."""
     if shared.paths.chooser is not None:
-        shared.paths.point(Op.RMW, shared)
+        shared.paths.point(Op.RMW, shared, -mask)
     before = shared.flags & mask
     shared.flags &= ~mask
     return before != 0
@@ -470,7 +471,7 @@ def test_and_clear(shared: Flagged, mask: int) -> bool:
 def atomic_add(shared: Shared, field: str, delta: int) -> int:
     """Add to a counter and return the new value. A counter never goes below zero."""
     if shared.paths.chooser is not None:
-        shared.paths.point(Op.RMW, shared, delta)
+        shared.paths.point(Op.RMW, shared, field, delta)
     value: int = getattr(shared, field) + delta
     if value < 0:
         raise KernelBug(f"{field} of {shared} goes to {value}")
@@ -492,7 +493,7 @@ def atomic_add_each(shared: Shared, parts: Iterable[object], field: str, delta: 
 def atomic_add_unless_zero(shared: Shared, field: str, delta: int = 1) -> bool:
     """Add to a counter unless it is zero; whether it was added."""
     if shared.paths.chooser is not None:
-        shared.paths.point(Op.RMW, shared, delta)
+        shared.paths.point(Op.RMW, shared, field, delta)
     value: int = getattr(shared, field)
     if value == 0:
         return False
@@ -503,7 +504,7 @@ def atomic_add_unless_zero(shared: Shared, field: str, delta: int = 1) -> bool:
 def atomic_compare_set(shared: Shared, field: str, expected: int, value: int) -> bool:
     """Set a counter if it has the expected value; whether it had."""
     if shared.paths.chooser is not None:
-        shared.paths.point(Op.RMW, shared)
+        shared.paths.point(Op.RMW, shared, field)
     if getattr(shared, field) != expected:
         return False
     setattr(shared, field, value)
@@ -513,12 +514,12 @@ def atomic_compare_set(shared: Shared, field: str, expected: int, value: int) ->
 def read_once(shared: Shared, field: str) -> Any:
     """A marked read of a shared field."""
     if shared.paths.chooser is not None:
-        shared.paths.point(Op.READ, shared)
+        shared.paths.point(Op.READ, shared, field)
     return getattr(shared, field)
 
 
 def write_once(shared: Shared, field: str, value: Any) -> None:
     """A marked write of a shared field."""
     if shared.paths.chooser is not None:
-        shared.paths.point(Op.WRITE, shared)
+        shared.paths.point(Op.WRITE, shared, field)
     setattr(shared, field, value)

@@ -229,7 +229,8 @@ def insert_page(vma: Vma, vpn: int, page: Page) -> None:
 def munmap(mm: Mm, vma: Vma) -> None:
     """munmap(2) of one whole area."""
     with mm.mmap_lock.write():
-        unmap_vma(mm, vma)
+        if vma in mm.vmas:  # another thread may have been faster
+            unmap_vma(mm, vma)
 
 
 def unmap_vma(mm: Mm, vma: Vma) -> None:

@@ -42,6 +42,7 @@ from hwpoison.abi.problems import NotPossible, WrongUse, unknown_name
 from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.profiles import NEWEST, PROFILES, PROPOSED
 
+from .races import FILE, race_texts
 from .steps import Step, StepError, parse_expectation, parse_step
 
 KEYS = ("name", "title", "source", "steps", "swap", "frames", "breaks")
@@ -244,9 +245,15 @@ def catalogue() -> dict[str, Scenario]:
     return found
 
 
+@cache
+def races() -> dict[str, Scenario]:
+    """The races that come with the package, by name."""
+    return {race.name: race for race in load_text("".join(race_texts()), FILE)}
+
+
 def find(name: str) -> list[Scenario]:
-    """The scenario of the catalogue with this name, or those of the file with this path."""
-    scenarios = catalogue()
+    """The scenario or the race of the catalogue with this name, or those of the file with this path."""
+    scenarios = catalogue() | (races() if "+" in name else {})
     if name in scenarios:
         return [scenarios[name]]
     if name.endswith(".toml") or "/" in name or Path(name).exists():

@@ -25,6 +25,13 @@ from hwpoison.mm.task import Task
 from .census import GONE_BEFORE, MCEERR, Census, User, broke, last_event, names
 
 KERNELS_OWN = pg.SLAB | pg.PGTABLE | pg.RESERVED | pg.OFFLINE
+MLOCKED = {
+    PageType.CLEAN_MLOCKED_LRU,
+    PageType.DIRTY_MLOCKED_LRU,
+    PageType.CLEAN_UNEVICTABLE_LRU,
+    PageType.DIRTY_UNEVICTABLE_LRU,
+}
+"""What a page is called that was off its list when it should have been unmapped."""
 
 
 def at_once(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
@@ -112,7 +119,10 @@ def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
             yield Broken(1, f"the bad {page} is in the free lists")
         if page.head.mapped and settled:
             text = f"the bad {page} is mapped at {page_users(vm, page)}"
-            yield broke("merged-again", text) if isinstance(page.mapping, StableNode) else Broken(1, text)
+            if isinstance(page.mapping, StableNode):
+                yield broke("merged-again", text)
+            else:
+                yield broke("isolated-mlocked", text) if event.type in MLOCKED else Broken(1, text)
         if event.type is PageType.BUDDY and settled and page.private != MAGIC_HWPOISON:
             yield Broken(1, f"the bad {page} was given up by the allocator, and is in use again")
     for exposure in vm.exposures:
@@ -244,7 +254,9 @@ def _innocent(
                 continue
             used = _uses(uses, task, info)
             if used and not census.last_copy and not census.dirty:  # nobody can know that it says the same
-                yield Broken(3, f"{task} got {info.text()} though {census.content!r} exists elsewhere")
+                text = f"{task} got {info.text()} though {census.content!r} exists elsewhere"
+                early = info.code is SiCode.BUS_MCEERR_AR
+                yield broke("touched-too-early", text) if early else Broken(3, text)
             if not used and not _uses(before, task, info) and info.code is SiCode.BUS_MCEERR_AO:
                 text = f"{task} got {info.text()} but did not use {census.pfn:#x}"
                 name = _why_innocent(task, info.address >> PAGE_SHIFT, census)

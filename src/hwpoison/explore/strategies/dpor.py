@@ -114,10 +114,22 @@ class Dpor:
         if self.engine.status == FAILED:  # what stops all paths conflicts with whatever they had to come
             self.back[len(events) - 1] |= self.enabled[len(events) - 1]
 
+    def order_only(self) -> list[tuple[int, int]]:
+        """What happens before what in the execution that was last (``hb``), and its races."""
+        self.restart()
+        return self._order_events(self._lock_times(len(self.engine.events)))
+
     def _find_races(self) -> None:
+        count = len(self.engine.events)
+        locks = self._lock_times(count)
+        for e, n in self._order_events(locks):
+            self._reverse(e, self._initials(e, n), self._of(n))
+        for tid, number, shared, last in self.engine.blocked:
+            self._blocked(count, tid, number, shared, last, locks)
+
+    def _order_events(self, locks: dict[int, list[tuple[int, int, bool]]]) -> list[tuple[int, int]]:
         events = self.engine.events
         count = len(events)
-        locks = self._lock_times(count)
         races: list[tuple[int, int]] = []
         for n in range(self.branch, count):
             base = 0
@@ -134,10 +146,7 @@ class Dpor:
             races += [(e, n) for e in raced]
             self._count(n)
         self.counted = count
-        for e, n in races:
-            self._reverse(e, self._initials(e, n), self._of(n))
-        for tid, number, shared, last in self.engine.blocked:
-            self._blocked(count, tid, number, shared, last, locks)
+        return races
 
     def _of(self, n: int) -> int:
         return self.engine.events.tid[n]
