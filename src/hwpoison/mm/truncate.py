@@ -157,7 +157,7 @@ def truncate(inode: Inode, size: int) -> None:
         if against in inode.seals and size != inode.size:
             raise SysError(Errno.EPERM, f"{inode} is sealed against {against}")
         old, inode.size = inode.size, size
-        _drop(inode, size, max(old, size), even_cows=True)
+        _drop(inode, size, max(old, size, _end(inode)), even_cows=True)
 
 
 def punch_hole(inode: Inode, start: int, end: int) -> None:
@@ -173,12 +173,17 @@ def punch_hole(inode: Inode, start: int, end: int) -> None:
         _drop(inode, start, end, even_cows=False)
 
 
+def _end(inode: Inode) -> int:
+    """Behind the last page in the cache: a folio that could not be split reaches beyond the file's end."""
+    return max(inode.mapping.pages, default=-1) + 1
+
+
 def evict_inode(inode: Inode) -> None:
     """Nobody can reach the file any more: its pages go, and with them its slots in swap (evict_inode())."""
     if inode.fs.huge:
         hugetlbfs.evict(inode)
     else:
-        truncate_inode_pages_range(inode.mapping, 0, inode.size)
+        truncate_inode_pages_range(inode.mapping, 0, max(inode.size, _end(inode)))
     inode.vm.inodes.remove(inode)
 
 
