@@ -39,6 +39,7 @@ from .page import (
 from .response import Response, delete_from_lru_cache
 from .rmap import unmap_mapping_folio, unmap_mapping_range
 from .split import split_folio
+from .writeback import filemap_write_and_wait_range
 
 
 def truncate_inode_folio(mapping: AddressSpace, page: Page) -> int:
@@ -170,6 +171,8 @@ def punch_hole(inode: Inode, start: int, end: int) -> None:
     with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
         if inode.seals & {"write", "future-write"}:
             raise SysError(Errno.EPERM, f"{inode} is sealed against writing")
+        if inode.fs.punch_writes:
+            filemap_write_and_wait_range(inode.mapping, start, end)
         _drop(inode, start, end, even_cows=False)
 
 

@@ -57,12 +57,25 @@ class Evidence:
             found.append(text)
 
     def verdicts(self) -> list[Said]:
-        """The verdicts since the last call. WitnessFailed if log and trace disagree."""
-        logged = [(match[1], match[2]) for line in self.lines() if (match := LOGGED.search(line))]
+        """The verdicts since the last call. WitnessFailed if log and trace disagree.
+
+        The log is only read when there is an event: it takes long, and most steps have none.
+        """
         traced = self._traced()
+        if not traced:
+            return []
+        logged = self._logged()
         if logged != traced:
             raise WitnessFailed(f"the log says {logged}, the trace event says {traced}")
         return logged
+
+    def nothing_left(self) -> None:
+        """WitnessFailed if the log has a verdict for which there was no event."""
+        if logged := self._logged():
+            raise WitnessFailed(f"the log says {logged}, and there was no trace event")
+
+    def _logged(self) -> list[Said]:
+        return [(match[1], match[2]) for line in self.lines() if (match := LOGGED.search(line))]
 
     def _traced(self) -> list[Said]:
         text = bytearray()

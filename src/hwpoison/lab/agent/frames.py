@@ -94,6 +94,11 @@ def is_empty(word: int) -> bool:
     return not word & (pm.PRESENT | pm.SWAPPED)
 
 
+def swap_slot(word: int) -> int | None:
+    """What tells the swap entries of pagemap apart; None if it is something else."""
+    return word & pm.PFN_MASK if entry_view(word) == {"entry": "swap"} else None
+
+
 def poisoned(word: int) -> int | None:
     """The frame that a poison entry names."""
     bad = entry_view(word) == {"entry": "poison"}

@@ -1,7 +1,8 @@
 """A real kernel as the witness: one scenario with real system calls, in the words of the model.
 
-One method a verb, in four groups; scenario/model.py says what each verb means. Every step ends with all
-tasks having been in user mode once, so signals take effect; what they got is observed at that step.
+One method a verb, in four groups; scenario/model.py says what each verb means. A step that can send signals
+to others ends with all tasks having been in user mode once, so they take effect; what they got is observed at
+that step.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from .verbs_memory import MemoryVerbs, Signalled
 from .verbs_tasks import TaskVerbs
 
 WITHOUT_EFFECT = {"task", "file", "open", "close", "map", "sysctl", "filter", "prctl"}
-"""Verbs after which nobody has got a signal: to ask each task costs more than the step itself."""
+"""Verbs after which there is nothing to be seen: to look costs more than the step itself."""
+AT_OTHERS = ("inject", "soft-offline", "unpoison", "break", "coredump")
+"""Steps that can send a signal to any task; in the others only who makes the step can get one."""
 
 
 class Witness(TaskVerbs, FileVerbs, MemoryVerbs, KindVerbs, AccessVerbs, ErrorVerbs):
@@ -36,20 +39,25 @@ class Witness(TaskVerbs, FileVerbs, MemoryVerbs, KindVerbs, AccessVerbs, ErrorVe
                 self._do(step)
             except EndedEarly as reason:
                 return f"step {self.number} ({step.text()}): {reason}"
+        self.evidence.nothing_left()
         return None
 
     def _do(self, step: Step) -> None:
+        # A real error is found by whoever touches the page, and can then be anybody's.
+        self.restless = self.restless or step.verb == "break" or step.get("via") == "scrub"
+        reaches_others = self.restless or step.verb in AT_OTHERS
         try:
             getattr(self, VERBS[step.verb].method)(step)
         except (Signalled, Died):
-            pass  # seen below
+            reaches_others = True  # seen below
         except nr.CallFailed as error:
             self.see("call", step.subject, errno=nr.name_of(error.errno or 0))
         if step.verb in WITHOUT_EFFECT:
             return
         for kind, result in self.evidence.verdicts():
             self.see("verdict", "", type=kind, result=result)
-        self.tasks.settle()
+        if reaches_others:
+            self.tasks.settle()
         if self.hand_task.ended:
             raise WitnessFailed("the task that opens the files has died")
         for what, who, values in self.tasks.news(self.page_name):
