@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -100,14 +101,10 @@ class Batch:
             (shared / "scenarios.json").write_text(wire.to_json(batch), encoding="utf-8")
             results = Following(shared / "results.jsonl", self.kernel)
 
-            heard = 0.0
-
-            def watch(clock: float) -> str | None:
-                nonlocal heard
+            def watch() -> str | None:
                 if results.look():
-                    heard = clock
                     self._tell(done + len(results.answers), total, number, results.begun or "finishing")
-                return self._reason_to_end(clock - heard)
+                return self._reason_to_end(results)
 
             self._tell(done, total, number, "booting")
             ended = boot.run(
@@ -137,11 +134,11 @@ class Batch:
             raise NotPossible(text)
         return {scenario.name: Answer(failed=text) for scenario in batch}
 
-    def _reason_to_end(self, silent: float) -> str | None:
+    def _reason_to_end(self, results: Following) -> str | None:
         if self.stop.is_set():
             raise Stopped(f"the run on kernel {self.kernel.name} was stopped")
-        limit = self.silence_seconds
-        return f"it was silent for {limit:.0f} s" if silent > limit else None
+        silent = time.monotonic() - results.last_news > self.silence_seconds
+        return f"it was silent for {self.silence_seconds:.0f} s" if silent else None
 
     def _tell(self, done: int, total: int, boots: int, doing: str) -> None:
         self.told(Progress(self.kernel.name, done, total, boots, doing))

@@ -18,7 +18,7 @@ PYTHON = f"{HOME}/python"  # the agent and what it imports (bundle.py)
 IMAGES = f"{HOME}/images"  # file systems (images.py)
 AT_START = ("virtio_pci", "9pnet_virtio", "9p")
 ON_DEMAND = (
-    *("hwpoison-inject", "mce-inject", "brd", "dm-mod", "dm-delay", "dm-flakey"),
+    *("hwpoison-inject", "mce-inject", "brd", "dm-mod", "dm-delay", "dm-flakey", "virtio_balloon"),
     *("ext4", "xfs", "f2fs", "vfat"),
     *("nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8"),  # vfat asks for them
 )

@@ -11,7 +11,7 @@ YES_NO = ("no", "yes")
 POLICIES = ("default", "early", "late", "clear")
 SIGBUS_ACTIONS = ("default", "handler", "ignore", "blocked")
 FRAME_KINDS = (
-    "slab", "vmalloc", "reserved", "pagetable", "balloon", "free", "driver", "nostruct", "hugepage"
+    "slab", "vmalloc", "reserved", "vdso", "pagetable", "balloon", "free", "driver", "nostruct", "hugepage"
 )  # fmt: skip
 HUGE_SIZES = ("2M",)
 SEALS = ("write", "future-write", "shrink", "grow")

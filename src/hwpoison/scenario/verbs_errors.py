@@ -34,8 +34,10 @@ class ErrorVerbs(Bench):
             if not free:
                 raise WrongUse(f"{self.where(step)}: no pool has a free huge page; say hugepages 2M pages=1")
             self.frames[name] = free[0]
-        elif kind == "reserved":
+        elif kind in ("reserved", "vdso"):
             self.frames[name] = zone.reserved - 1
+            if kind == "vdso":
+                zone.page(self.frames[name]).content = "ELF"
         elif kind == "pagetable":
             task = self.tasks[name] = self.vm.new_task(name)
             self.frames[name] = task.alive_mm().pte_alloc(0).page.pfn
@@ -73,11 +75,10 @@ class ErrorVerbs(Bench):
         else:
             pfn = self.struck[step.subject, step.page] = self.pfn(step)
             self.census(pfn)
-            ways = {
-                "debugfs": inject.corrupt_pfn,
-                "sysfs": inject.hard_offline_page,
-                "scrub": inject.deferred,
-            }
+            if via == "scrub":
+                inject.deferred(self.failure, pfn)  # a notifier of the kernel's: nobody gets its return code
+                return
+            ways = {"debugfs": inject.corrupt_pfn, "sysfs": inject.hard_offline_page}
             returned = ways[via](self.failure, pfn)
         self.see("return", step.subject, code=errno_name(returned))
 

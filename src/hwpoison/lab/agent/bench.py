@@ -22,6 +22,7 @@ from . import syscalls as nr
 from .disks import Disks
 from .evidence import Evidence
 from .files import ROOT, File, Files, cached
+from .hardware import Hardware
 from .holds import Hold, Pin
 from .problems import EndedEarly
 from .remote import DATA, Remote
@@ -59,11 +60,15 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class KernelFrame:
-    """A frame of the kernel's. ``source``: descriptor and offset that it can be mapped from, if it can."""
+    """A frame of the kernel's. ``source``: descriptor and offset that it can be mapped from, if it can.
+
+    ``vdso``: it is the first page of the 32-bit vDSO, which a process can ask for.
+    """
 
     pfn: int
     owned: bool = True
     source: tuple[int, int] | None = None
+    vdso: bool = False
 
 
 class Bench:
@@ -81,20 +86,28 @@ class Bench:
         self.areas: dict[str, Area] = {}
         self.frames: dict[str, KernelFrame] = {}
         self.holds: dict[str, Hold | Pin] = {}
-        self.slots: dict[int, int] = {}  # slot of swap → the frame that was written there, or read from it
         self.known: dict[tuple[str, int], int] = {}  # page of a file or area → the frame it had last
         self.struck: dict[tuple[str, int], int] = {}  # page → the frame that was bad, or offlined, there last
         self.zero_page = frames.zero_page()
         self.zero_page_was_bad = frames.is_bad(self.zero_page)
         self.seen: list[Observation] = []
+        self.busy: set[str] = set()  # files that a later step makes busy
+        self.broken: set[int] = set()  # frames whose memory is really bad, as far as the guest can tell
+        self.line: Hardware | None = None
         self.number = 0
-        self.restless = False  # signals may come at any step
         self.evidence = Evidence()
         self.pools = huge.all_counters()
 
     @property
     def hand(self) -> Remote:
         return self.hand_task.remote
+
+    @property
+    def hardware(self) -> Hardware:
+        """The way to errors of the hardware. CannotSetUp if the host gives none."""
+        if self.line is None:
+            self.line = Hardware()
+        return self.line
 
     def see(self, kind: Kind, who: str, **value: Value) -> None:
         self.seen.append(Observation(self.number, kind, who, value))
@@ -131,7 +144,8 @@ class Bench:
         if step.subject in self.files:
             found = self.file_frame(named(self.files, step.subject), step.page)
         else:
-            found = self._mapped_or_waiting(step)
+            task, address = self.place(step)
+            found = pm.pfn_of(frames.entry(task.remote.pid, address)) or self._in_swap_cache(*self.key(step))
         if found is None:
             raise EndedEarly(f"there is no page at {step.subject}:{step.page}")
         self.note(step, found)
@@ -144,26 +158,11 @@ class Bench:
             return area.file, area.first + step.page
         return step.subject, step.page
 
-    def word(self, step: Step) -> int:
-        """The page table entry of an area's page, as pagemap has it."""
+    def remember(self, step: Step) -> None:
+        """Note the frame of a page, which may be needed when it is no longer mapped."""
         task, address = self.place(step)
-        return frames.entry(task.remote.pid, address)
-
-    def _mapped_or_waiting(self, step: Step) -> int | None:
-        """The frame that is mapped there, or that waits for it in the swap cache."""
-        word = self.word(step)
-        slot = frames.swap_slot(word)
-        if slot is None:
-            return pm.pfn_of(word) or self._in_swap_cache(*self.key(step))
-        pfn = self.slots.get(slot)
-        return pfn if pfn is not None and frames.flags(pfn) & pg.SWAPCACHE else None
-
-    def remember(self, step: Step, before: int = 0) -> None:
-        """Note the frame of a page, which may be needed once it is unmapped; ``before``: the word then."""
-        if (pfn := pm.pfn_of(self.word(step))) is not None:
+        if (pfn := pm.pfn_of(frames.entry(task.remote.pid, address))) is not None:
             self.note(step, pfn)
-            if (slot := frames.swap_slot(before)) is not None:
-                self.slots[slot] = pfn
 
     def note(self, step: Step, pfn: int) -> None:
         """This frame is the page; if it is a file's, the file has it, even where it is mapped privately."""
@@ -191,6 +190,8 @@ class Bench:
             size, there = PAGE, cached(file.path, index)
         if not there:
             return None
+        if (last := self.known.get((file.name, index))) in self.broken:
+            return last  # looking at it with a load would be noticed
         hand = self.hand
         descriptor = hand.call(nr.OPEN, hand.shared.scratch(bytes(file.path) + b"\0"), os.O_RDONLY)
         start = index * PAGE & -size

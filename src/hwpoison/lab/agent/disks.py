@@ -40,13 +40,13 @@ HEADER = 312  # struct dm_ioctl
 
 
 def _ioctl(number: int, name: str, flags: int = 0, payload: bytes = b"") -> bytes:
-    """One request to the device mapper; its header as it came back (include/uapi/linux/dm-ioctl.h)."""
+    """One request to the device mapper, as it came back (include/uapi/linux/dm-ioctl.h)."""
     size = HEADER + len(payload)
     head = struct.pack("<3I7IQ", 4, 0, 0, size, HEADER, bool(payload), 0, flags, 0, 0, 0)
     buffer = bytearray((head + name.encode()).ljust(HEADER, b"\0") + payload)
     with open("/dev/mapper/control", "rb", buffering=0) as control:
         fcntl.ioctl(control, 0xC000FD00 | HEADER << 16 | number, buffer)
-    return bytes(buffer[:HEADER])
+    return bytes(buffer)
 
 
 @dataclass(slots=True)

@@ -26,7 +26,12 @@ from .syscalls import PAGE, libc, map_file, unmap
 ROOT = Path("/run/hwpoison")
 IMAGES = Path("/hwpoison/images")  # lab/images.py
 FIEMAP, FIBMAP, FIGETBSZ = 0xC020660B, 1, 2  # ioctl numbers
+ELF = b"\x7fELF"
+NO_DRIVER = {
+    "ext2": "these kernels leave it to ext4, which keeps directories elsewhere (CONFIG_EXT4_USE_FOR_EXT2)"
+}
 MNT_DETACH = 2
+MOUNTED = "mounted"  # where the file system of a disk that is a file as well is mounted
 NOT_ON_DISK = 0x2 | 0x4 | 0x800  # extents that are UNKNOWN, DELALLOC or UNWRITTEN
 
 
@@ -52,7 +57,10 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a scenario. ``disk`` None: its contents are nowhere but in memory."""
+    """A file of a scenario. ``disk`` None: its contents are nowhere but in memory.
+
+    ``mounted``: it is a disk with a file system that is in use, whose superblock is in the first page.
+    """
 
     name: str
     fs: str
@@ -61,6 +69,7 @@ class File:
     whole_disk: bool = False
     made: memfiles.Made | None = None
     """Of a file that no file system shows."""
+    mounted: bool = False
 
 
 class Files:
@@ -77,22 +86,22 @@ class Files:
             return
         kind = KINDS.get(fs)
         if kind is None:
-            raise CannotSetUp(f"{fs}: these kernels have no driver for it, or the lab no way to make one")
+            raise CannotSetUp(f"{fs}: {NO_DRIVER.get(fs, 'the lab has no way to make one')}")
         if kind.on_disk:
-            self._fill_disk(fs)
+            self._fill_disk(fs, self.disks.get(fs))
             mount(self.disks.get(fs).path, ROOT / fs, fs, kind.options)
         else:
             mount("none", ROOT / fs, fs, kind.options)
         self.mounted.add(fs)
 
-    def _fill_disk(self, fs: str) -> None:
-        """Put the image of a file system on its disk: runs of bytes after their offset and length."""
+    def _fill_disk(self, fs: str, disk: Disk) -> None:
+        """Put the image of a file system on a disk: runs of bytes after their offset and length."""
         try:
             image = memoryview((IMAGES / fs).read_bytes())
         except FileNotFoundError:
             raise CannotSetUp(f"{fs}: the program that makes one is not installed on the host") from None
         modules(fs)
-        descriptor = os.open(self.disks.get(fs).path, os.O_WRONLY)
+        descriptor = os.open(disk.path, os.O_WRONLY)
         try:
             at = 0
             while at < len(image):
@@ -111,12 +120,16 @@ class Files:
         device = os.stat(ROOT / fs).st_dev
         return os.major(device), os.minor(device)
 
-    def create(self, name: str, fs: str, pages: int) -> File:
-        """A file of that many pages."""
+    def create(self, name: str, fs: str, pages: int, *, busy: bool = False) -> File:
+        """A file of that many pages. ``busy``: one where somebody will need the buffers of its pages."""
         self.prepare(fs)
         if fs in memfiles.KINDS:
             made = memfiles.make(fs, name, pages)
             return File(name, fs, made.path, None, made=made)
+        if busy and fs == "bdev":
+            return self._mounted_disk(name)
+        if busy:
+            raise CannotSetUp("no way is known to make the journal keep the buffers of a file's page")
         if fs == "bdev":
             disk = self.disks.get(f"bdev {self.whole_disks}")
             self.whole_disks += 1
@@ -140,8 +153,24 @@ class Files:
                 raise CannotSetUp(f"page {index} of a new {fs} file stays in the page cache")
         return file
 
+    def _mounted_disk(self, name: str) -> File:
+        """A disk with a small ext4 that is mounted: it keeps the buffer of its superblock, in page 0."""
+        disk = self.disks.get(f"bdev {self.whole_disks}")
+        self.whole_disks += 1
+        self._fill_disk("ext4", disk)
+        file = File(name, "bdev", Path(disk.path), disk, whole_disk=True, mounted=True)
+        descriptor = os.open(file.path, os.O_RDWR)
+        try:
+            os.pwrite(descriptor, f"{name}:0:old\0".encode(), 0)
+            _write_out(descriptor)
+        finally:
+            os.close(descriptor)
+        mount(disk.path, ROOT / MOUNTED, "ext4", "ro,noload")
+        return file
+
     def empty(self, *, check: bool) -> None:
         """Remove all files. A file system that does not work any more (``check``: try it) is given up."""
+        libc.umount2(bytes(ROOT / MOUNTED), MNT_DETACH)  # where there is none, nothing happens
         for fs in list(self.mounted):
             try:
                 for path in (ROOT / fs).iterdir():
@@ -188,11 +217,13 @@ def cached(path: Path, index: int) -> bool:
 
 
 def label(content: bytes) -> str:
-    """What a page says: the word it starts with, or "zeros"; "" for nothing, as beyond the end of a file."""
+    """What a page says: the word it starts with, "zeros" or "ELF"; "" for nothing, as beyond a file's end."""
     if not content:
         return ""
     if not any(content):
         return "zeros"
+    if content.startswith(ELF):
+        return "ELF"
     return content.partition(b"\0")[0].decode("utf-8", "replace") or "mixed"
 
 

@@ -1,6 +1,6 @@
 """The ways in for an error, by frame number, and the way back. Each is one write(2).
 
-MADV_HWPOISON is not here: the task itself calls it (witness.py).
+Not here: MADV_HWPOISON, which the task itself calls (verbs_errors.py); errors of the hardware (hardware.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import PAGE_SIZE
 
 from . import frames
-from .problems import CannotSetUp
 from .quiet import write_once
 from .remote import Remote
 from .syscalls import CLOSE, OPEN, WRITE
@@ -47,15 +46,9 @@ def unpoison_pfn(hand: Remote, pfn: int) -> int:
     return _write(hand, UNPOISON, str(pfn))
 
 
-def hardware_error(hand: Remote, pfn: int) -> int:
-    """An error that the processor itself reports. The host has to bring it in, through QEMU's monitor."""
-    raise CannotSetUp("errors of the hardware itself need a way to QEMU's monitor, which this guest has not")
-
-
 WAYS: dict[str, Callable[[Remote, int], int]] = {
     "debugfs": corrupt_pfn,
     "sysfs": hard_offline,
-    "scrub": hardware_error,
 }
 
 

@@ -7,7 +7,6 @@ pipe; the lines that matter if the machine stops are written to the results at o
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import re
@@ -21,14 +20,14 @@ from hwpoison.abi.problems import Problem
 from hwpoison.abi.records import Observation
 from hwpoison.lab.wire import Errand
 
-from . import frames, huge, quiet
+from . import huge, quiet
 from .bench import PROGRAM, AboutTo
 from .disks import Disks, make_swap, modules
-from .evidence import trace_instance
 from .files import ROOT, Files
+from .hardware import Hardware, handler_allocations
 from .injection import unpoison
 from .isolation import isolated
-from .problems import CannotSetUp, NeedsFreshBoot, WitnessFailed
+from .problems import CannotSetUp, NeedsFreshBoot
 from .stub import executable
 from .syscalls import CallFailed, libc
 from .witness import Witness
@@ -48,8 +47,9 @@ class Runner:
         self.swap_ready = False
 
     def write(self, line: dict[str, Any]) -> None:
-        """One line of the results. The host has it when write(2) returns: the file is not cached here."""
+        """One line of the results, on the host before anything else happens."""
         os.write(self.results, json.dumps(line).encode() + b"\n")
+        os.fsync(self.results)
 
     def set_up(self) -> None:
         """Make the guest ready: the injector, the programs, and quiet."""
@@ -70,19 +70,13 @@ class Runner:
         resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         os.sched_setaffinity(0, {0})  # one list of fresh pages, one order of events
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self._warm_up()
-
-    def _warm_up(self) -> None:
-        """What every scenario's process would find out or do again: once, before they are forked."""
-        frames.zero_page()
-        with contextlib.suppress(WitnessFailed):  # each scenario will say so
-            trace_instance()
-        gc.freeze()  # no collection writes to pages that they share with us
-        gc.disable()
 
     def run(self, errands: list[Errand]) -> None:
-        """Run them all; those that may stop the machine last, so that one boot answers for most."""
-        for errand in sorted(errands, key=may_stop):
+        """Run them all; last those that may stop the machine, so that one boot answers for most.
+
+        Before them those with errors of the hardware, after which a kernel makes no frame good again.
+        """
+        for errand in sorted(errands, key=lambda errand: (may_stop(errand), really_bad(errand))):
             self.write({"begin": errand.name})
             started = time.monotonic()
             answer = self._one(errand)
@@ -113,9 +107,11 @@ class Runner:
                 self.files.prepare(step.args["fs"])
         for number in range(sum(step.get("fs") == "bdev" for step in errand.steps)):
             self.disks.get(f"bdev {number}")
-        if any(step.verb in ("disk", "swapout") for step in errand.steps):
+        if holds_disk(errand):
             for state in ("delay", "flakey"):
                 modules(f"dm-{state}")
+        if any(step.verb == "nomemory" for step in errand.steps):
+            handler_allocations()
         if errand.swap:
             self._swap_on()
 
@@ -166,25 +162,43 @@ class Runner:
 
     def _release(self, errand: Errand) -> None:
         """Let go what the disks hold back: a killed task that waits for it would never end."""
-        if any(step.verb in ("disk", "swapout") for step in errand.steps):
+        if holds_disk(errand):
             for disk in self.disks.by_name.values():
                 disk.load("linear")  # what became of them in the scenario's process is not known here
 
     def _clean_up(self, errand: Errand, bad: list[int]) -> list[int]:
         """Put everything back; the bad frames that stay so."""
-        verbs = {step.verb for step in errand.steps}
-        if verbs & {"sysctl", "filter"}:
-            quiet.put(quiet.DEFAULTS)
-        if "merge" in verbs:
+        quiet.put(quiet.DEFAULTS)
+        if any(step.verb == "merge" for step in errand.steps):
             quiet.put(quiet.KSM_FORGET)
         if errand.swap:
             libc.swapoff(self.disks.get("swap").path.encode())
-        self.files.empty(check="disk" in verbs)
+        self.files.empty(check=any(step.verb == "disk" for step in errand.steps))
         for core in ROOT.glob("core.*"):
             core.unlink()
+        if any(step.verb in ("break", "nomemory") for step in errand.steps):
+            mend()
         left = unpoison(bad)
         huge.empty_pools()
         return left
+
+
+def mend() -> None:
+    """Make memory as good again as it was, whatever the kernel thinks of it."""
+    with contextlib.suppress(CannotSetUp):
+        line = Hardware()
+        line.mend()
+        line.close()
+
+
+def really_bad(errand: Errand) -> bool:
+    """Does it have errors of the hardware itself?"""
+    return any(step.verb == "break" or step.get("via") == "scrub" for step in errand.steps)
+
+
+def holds_disk(errand: Errand) -> bool:
+    """Does it hold writes to a disk back?"""
+    return any(step.verb in ("disk", "swapout") for step in errand.steps)
 
 
 def may_stop(errand: Errand) -> bool:

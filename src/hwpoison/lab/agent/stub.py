@@ -103,6 +103,8 @@ CODE = bytes.fromhex(
     "b8 0f000000"  # mov eax, 15
     "0f05"  # syscall
 )
+COPY_AT = BASE + 0xE0  # "copy": what is copied, and to where, is in the registers
+FAULT_AT = BASE + 0xE3  # "fault": the one instruction that touches a scenario's memory
 HANDLER = BASE + 0x10C
 RESTORER = BASE + 0x165
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import time
 from collections.abc import Callable
 
 from hwpoison.abi import pageflags as pg
@@ -14,15 +16,18 @@ from hwpoison.scenario.steps import Step
 from . import frames, huge
 from . import syscalls as nr
 from .bench import Bench, KernelFrame, named
+from .disks import modules
 from .files import File, cached, on_disk
 from .injection import WAYS, soft_offline, unpoison_pfn
 from .problems import CannotSetUp, EndedEarly, NeedsFreshBoot
 from .quiet import write_once
-from .remote import Remote
+from .remote import DATA, Remote
 from .syscalls import PAGE
+from .vdso import map_vdso
 
 NOT_REACHED = (errno.EFAULT, errno.ENOMEM, errno.EINVAL)  # madvise(2) that never got to the handler
 ANY = 0xFFFFFFFF
+BALLOON_MIB, BALLOON_TRIES = 1020, 100  # a guest has 1024 MiB; it gives back four, in less than ten seconds
 FILTER = "/sys/kernel/debug/hwpoison/corrupt-filter-"
 
 
@@ -47,9 +52,28 @@ class ErrorVerbs(Bench):
             before = frames.page_tables()
             self.tasks.start(step.subject)
             found = KernelFrame(frames.new_page_table(before))
+        elif kind == "vdso":
+            task = self.tasks.start(step.subject)
+            address = map_vdso(task.remote)
+            task.remote.copy(DATA, address)
+            found = KernelFrame(pm.pfn_of(frames.entry(task.remote.pid, address)) or 0, vdso=True)
+            if not found.pfn or frames.is_bad(found.pfn):
+                raise NeedsFreshBoot("the page of the vDSO is known to be bad")
+        elif kind == "balloon":
+            found = KernelFrame(self._frame_given_back())
         else:
-            raise CannotSetUp(f"a guest has no {kind} frame without help from its host")
+            raise CannotSetUp(f"a guest has no {kind} frame")
         self.frames[step.subject] = found
+
+    def _frame_given_back(self) -> int:
+        """A frame that the guest has given to its host."""
+        modules("virtio_balloon")
+        self.hardware.ask(do="balloon", mib=BALLOON_MIB)
+        for _ in range(BALLOON_TRIES):
+            with contextlib.suppress(CannotSetUp):
+                return frames.frame_with(pg.OFFLINE, set())
+            time.sleep(0.1)
+        raise CannotSetUp("the host has asked for memory, and the guest's balloon gave none")
 
     def do_filter(self, step: Step) -> None:
         for name in ("mask", "value"):
@@ -60,14 +84,19 @@ class ErrorVerbs(Bench):
             write_once(f"{FILTER}dev-{name}", str(number))
         write_once(f"{FILTER}enable", "1" if step.subject == "on" else "0")
 
-    def do_nomemory(self, _step: Step) -> None:
-        raise CannotSetUp("allocations of the handler cannot be made to fail from outside")
+    def do_nomemory(self, step: Step) -> None:
+        self.hardware.fail_allocations(step.number("times"))
 
     def do_inject(self, step: Step) -> None:
         if step.args["via"] == "madvise":
             self._madvise(step)
             return
-        self._by_frame(step, WAYS[step.args["via"]])
+        if step.args["via"] == "scrub":
+            pfn = self.struck[self.key(step)] = self.pfn(step)
+            self._about_to(pfn)
+            self.hardware.scrub(pfn)  # nobody gets the handler's return code
+        else:
+            self._by_frame(step, WAYS[step.args["via"]])
 
     def do_soft_offline(self, step: Step) -> None:
         if step.args["via"] == "madvise":
@@ -120,7 +149,10 @@ class ErrorVerbs(Bench):
         self.frames[step.args["as"]] = KernelFrame(self.pfn(step), owned=False)
 
     def do_break(self, step: Step) -> None:
-        WAYS["scrub"](self.hand, self.pfn(step))
+        pfn = self.pfn(step)
+        self._about_to(pfn)
+        self.hardware.make_bad(pfn)
+        self.broken.add(pfn)
 
     def do_look(self, step: Step) -> None:
         name = f"{step.subject}:{step.page}"

@@ -11,7 +11,6 @@ from hwpoison.scenario.steps import Step
 from . import syscalls as nr
 from .bench import Bench, named
 from .files import label
-from .problems import CannotSetUp
 from .quiet import write_once
 from .remote import DATA
 from .syscalls import PAGE
@@ -28,12 +27,9 @@ class FileVerbs(Bench):
             write_once(str(knob), step.args["value"])
 
     def do_file(self, step: Step) -> None:
-        if step.args["kind"] == "directory":
-            raise CannotSetUp(
-                "none of these kernels has a file system whose directories are in the page cache"
-            )
-        self.files[step.subject] = self.file_systems.create(
-            step.subject, step.args["fs"], step.number("pages")
+        name = step.subject
+        self.files[name] = self.file_systems.create(
+            name, step.args["fs"], step.number("pages"), busy=name in self.busy
         )
 
     def do_open(self, step: Step) -> None:
@@ -55,15 +51,17 @@ class FileVerbs(Bench):
         self.see("call", step.subject, data=label(self.tasks.shared.data[:count]))
 
     def do_write(self, step: Step) -> None:
-        self.tasks.shared.data = step.args["data"].encode()
+        word = step.args["data"].encode() + b"\0"
+        self.tasks.shared.data = word
         pages = int(step.get("pages") or 1)
-        there = self.descriptor(step.subject)
+        there, file = named(self.open_files, step.subject)
+        size = len(word) if file.mounted else pages * PAGE  # the rest is the file system's
         if pages == 1:
-            count = self.hand.call(nr.PWRITE64, there, DATA, PAGE, step.page * PAGE)
+            count = self.hand.call(nr.PWRITE64, there, DATA, size, step.page * PAGE)
         else:  # the same page so many times
             vector = self.hand.shared.scratch(struct.pack("<QQ", DATA, PAGE) * pages)
             count = self.hand.call(nr.PWRITEV, there, vector, pages, step.page * PAGE)
-        self.see("call", step.subject, data="ok" if count == pages * PAGE else f"{count} bytes")
+        self.see("call", step.subject, data="ok" if count == size else f"{count} bytes")
 
     def do_fsync(self, step: Step) -> None:
         self.hand.call(nr.FSYNC, self.descriptor(step.subject))
@@ -93,8 +91,8 @@ class FileVerbs(Bench):
         # posix_fadvise(2) would be for this one file, but writes dirty pages first
         write_once("/proc/sys/vm/drop_caches", "1")
 
-    def do_busy(self, _step: Step) -> None:
-        raise CannotSetUp("nobody outside the journal can keep the buffers of a page busy")
+    def do_busy(self, step: Step) -> None:
+        named(self.files, step.subject)  # it was made busy from the start: Files.create()
 
     def do_disk(self, step: Step) -> None:
         states = {"hold": "delay", "release": "linear", "fail": "flakey", "mend": "linear"}

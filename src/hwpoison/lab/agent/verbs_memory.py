@@ -20,6 +20,7 @@ from .quiet import write_once
 from .remote import DATA
 from .syscalls import PAGE
 from .tasks import Task
+from .vdso import map_vdso
 
 AREAS = 0x10_0000_0000  # where the first area is; the next ones follow in steps
 AREA_STEP = 0x1000_0000
@@ -41,6 +42,10 @@ class MemoryVerbs(Bench):
         if (size := step.get("hugetlb")) is not None:
             flags |= huge.map_flags(size)
         there, offset = -1, step.number("first") * PAGE
+        if (frame := step.get("frame")) is not None and named(self.frames, frame).vdso:
+            address = map_vdso(task.remote)
+            self.areas[step.subject] = Area(step.subject, address, 1, task, None, 0, shared=False)
+            return
         if (name := step.get("file")) is not None and (segment := self._segment(name)) is not None:
             address = task.remote.call(nr.SHMAT, segment, address, 0)
             self.areas[step.subject] = Area(
@@ -83,19 +88,17 @@ class MemoryVerbs(Bench):
 
     def do_load(self, step: Step) -> None:
         task, address = self.place(step)
-        before = self.word(step)
         if not task.remote.copy(DATA, address):
             raise Signalled("the task was hit instead")
-        self.remember(step, before)
+        self.remember(step)
         self.see("call", task.name, data=label(self.tasks.shared.data))
 
     def do_store(self, step: Step) -> None:
         task, address = self.place(step)
         self.tasks.shared.data = step.args["data"].encode()
-        before = self.word(step)
         if not task.remote.copy(address, DATA):
             raise Signalled("the task was hit instead")
-        self.remember(step, before)
+        self.remember(step)
         self.see("call", task.name, data="ok")
 
     def do_discard(self, step: Step) -> None:
@@ -138,11 +141,6 @@ class MemoryVerbs(Bench):
     def do_swapout(self, step: Step) -> None:
         task, address = self.place(step)
         pfn = self.pfn(step)
-        self._page_out(step, task, address, pfn)
-        if (slot := frames.swap_slot(self.word(step))) is not None:
-            self.slots[slot] = pfn
-
-    def _page_out(self, step: Step, task: Task, address: int, pfn: int) -> None:
         if frames.words("/proc/kpagecount", pfn)[0] > 1:
             raise CannotSetUp("MADV_PAGEOUT leaves pages alone that more than one process maps")
         keep = step.args["keep"] == "yes"

@@ -20,7 +20,7 @@ from hwpoison.scenario.steps import Step, parse_step
 from hwpoison.scenario.verbs import VERBS
 
 from .dice import Dice
-from .limits import STOPPING, forbidden
+from .limits import forbidden
 
 MOST_TASKS = 5
 
@@ -153,7 +153,7 @@ class World:
 
     def knobs(self) -> tuple[str, ...]:
         """Knobs of the machine that may be turned."""
-        return tuple(knob for knob in VERBS["sysctl"].choices if self.costly or knob not in dict(STOPPING))
+        return VERBS["sysctl"].choices if self.costly else VERBS["sysctl"].choices[:1]
 
     def holds(self) -> list[str]:
         return list(self.models[0].holds)
