@@ -23,6 +23,7 @@ from hwpoison.mm.locks import KernelBug, Lock, Op, Path, Paths, RwSem
 from .containers import ADD, READ, WRITE, journal
 from .events import Events
 from .footprint import LOCK_CODE, READERS_CODE, WAKE_CODE, Keys
+from .lockgraph import LockGraph
 from .watch import clock
 
 CONDITIONAL = (Op.ACQUIRE, Op.ACQUIRE_SHARED)
@@ -130,6 +131,12 @@ def holds(on: Any, path: Path) -> bool:
     return on.lock_owner is path
 
 
+def _kind_of_event(on: object) -> str:
+    """What a path waits for, without which one: "writeback"."""
+    text = getattr(on, "text", None)
+    return str(text).split(" of ")[0] if text else f"the end of {on}"
+
+
 class Engine(Paths):
     """The paths of a machine that is explored. Until run() it is as any other Paths."""
 
@@ -171,6 +178,7 @@ class Engine(Paths):
         self.every_point = (
             False  # before and after giving a lock back is always a point: for the plainest search
         )
+        self.lock_graph = LockGraph()
         self.trace: list[tuple[str, Op, object]] | None = None  # path, operation, on what: for reports
 
     # One execution.
@@ -182,6 +190,7 @@ class Engine(Paths):
         self.n = -1
         self.status = ENDED
         self.keys.begin()
+        self.lock_graph.begin()
         self.children.clear()
         self.live.clear()
         self.failed.clear()
@@ -486,6 +495,8 @@ class Engine(Paths):
         strand.what = what
         strand.delta = delta
         strand.conditional = (op is Op.ACQUIRE or op is Op.ACQUIRE_SHARED) and not holds(on, strand)
+        if strand.conditional and self.n >= self.watch_from - 1:
+            self.lock_graph.took(strand, on.lock_class.name)  # type: ignore[attr-defined]
         if op is Op.TRYLOCK and isinstance(on, Lock) and on.lock_class.name not in self.tried:
             self.tried.add(on.lock_class.name)
             self.learned = True
@@ -525,6 +536,7 @@ class Engine(Paths):
         strand.announce(Op.WAIT, on)
         if self.n >= self.watch_from:
             self.touching.add(self._lock_key(on, strand.tid, WAKE_CODE) | ADD)
+            self.lock_graph.waits(strand, _kind_of_event(on))
         self._advance()
 
     def wake(self, on: object) -> None:
@@ -539,6 +551,8 @@ class Engine(Paths):
         if self.n >= self.watch_from:
             tid = self.current.tid if isinstance(self.current, Strand) else IDLE
             self.touching.add(self._lock_key(on, tid, WAKE_CODE) | WRITE)
+            if not hasattr(on, "lock_class"):
+                self.lock_graph.wakes(self.current, _kind_of_event(on))
 
     def _running(self) -> Strand:
         if not isinstance(self.current, Strand):

@@ -24,6 +24,7 @@ DEFAULT_BUDGET = 200_000
 BURST = 150
 """Random executions before the search that exhausts: enough for most mistakes, and the engine learns."""
 TELL_EVERY = 200
+LOCK_FAILURES = ("deadlock", "lock order")
 
 
 class Status(Enum):
@@ -127,9 +128,20 @@ class Search:
             if ended and isinstance(strategy, Dpor | Bounded):
                 result.bound = strategy.bound if isinstance(strategy, Bounded) else None
                 result.status = Status.EXHAUSTED if result.bound is None else Status.UP_TO
+        self._judge_locks()
         if result.failures:
             result.status = Status.FAILED
         return result
+
+    def _judge_locks(self) -> None:
+        """No order of locks may go round in a circle, even if no execution has met in it."""
+        graph = self.explorer.engine.lock_graph
+        cycle = graph.cycle()
+        if cycle is not None and not any(
+            found.failure.kind in LOCK_FAILURES for found in self.result.failures
+        ):
+            failure = Failure("lock order", graph.tell(cycle))
+            self.result.failures.append(Found(failure, (), "all executions", self.result.executions))
 
     def _use(self, strategy: Strategy) -> bool:
         """Execute what a strategy plans; whether it has come to its end."""
