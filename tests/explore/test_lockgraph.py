@@ -9,7 +9,7 @@ from hwpoison.explore.race import Race
 from hwpoison.explore.search import Search
 from hwpoison.explore.toy import Action, Toy
 from hwpoison.explore.toy_handler import ToyHandler
-from hwpoison.mm.locks import write_once
+from hwpoison.mm.locks import Op, read_once, write_once
 from hwpoison.mm.page import Event
 from hwpoison.scenario.load import races
 
@@ -45,24 +45,39 @@ def test_a_deadlock_that_was_met_is_told_as_that() -> None:
 
 
 def test_waiting_with_a_lock_for_somebody_who_needs_it_is_a_circle() -> None:
-    """Even when it came out well: he happened to have had the lock before."""
+    """Nobody is caught in it when the other one has had the lock already."""
     done = Event("writeback of 0x3")
-
-    def waits(toy: Toy, log: list[Any]) -> None:
-        with toy.locks[0].nested():
-            while toy.words[0].value == 0:
-                toy.paths.wait(done)
 
     def wakes(toy: Toy, log: list[Any]) -> None:
         with toy.locks[0].nested():
-            write_once(toy.words[0], "value", 1)
+            write_once(toy.words[1], "value", 1)
+        write_once(toy.words[0], "value", 1)
         toy.paths.wake(done)
 
+    def waits(toy: Toy, log: list[Any]) -> None:
+        with toy.locks[0].nested():
+            while read_once(toy.words[0], "value") == 0:
+                toy.paths.wait(done)
+
     explorer = Explorer(Toy([[wakes], [waits]]))
+    engine = explorer.engine
+
+    def wakes_last(enabled: int) -> int:
+        """The first path up to its second write, then the other one until it sleeps."""
+        first = engine.strands[0]
+        if enabled & 1 and not (first.op is Op.WRITE and first.on is engine_words[0]):
+            return 0
+        return 1 if enabled & 2 else 0
+
+    engine_words = explorer.program.words  # type: ignore[attr-defined]
     with explorer.open():
-        explorer.execute([0, 0, 0, 0, 1, 1], lambda enabled: (enabled & -enabled).bit_length() - 1)
-    graph = explorer.engine.lock_graph
-    assert ("writeback", "mmap_lock") in graph.edges or graph.cycle() is None
+        explorer.execute([], wakes_last)
+    graph = engine.lock_graph
+    assert ("mmap_lock", "writeback") in graph.edges
+    assert ("writeback", "mmap_lock") in graph.edges
+    cycle = graph.cycle()
+    assert cycle is not None
+    assert set(cycle) == {"mmap_lock", "writeback"}
 
 
 def test_the_slice_of_the_handler_has_an_order_and_the_model_has_one() -> None:

@@ -1,9 +1,9 @@
 """Which kinds of locks were taken while which were held, over all executions: a cycle may deadlock some day.
 
-As the kernel's lockdep, and further: the folio lock and waits for writeback are in it, too. Whoever waits for an
-event while he holds a lock waits, in effect, for every lock that the path which brings the event about has to take
-before. Locks that were tried make no edge, for they do not wait; nor does a second lock of the same kind, whose
-order its taker vouches for.
+As the kernel's lockdep, and further: the folio lock and waits for writeback are in it, too. Whoever waits
+for an event while he holds a lock waits, in effect, for every lock that the path which brings the event
+about has to take before. Locks that were tried make no edge, for they do not wait; nor does a second lock
+of the same kind, whose order its taker vouches for.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
 from hwpoison.mm.locks import Path
 
@@ -65,7 +66,7 @@ class LockGraph:
         kinds = list(cycle)
         steps = [
             f"{after} after {before} (by {self.edges[before, after]})"
-            for before, after in zip(kinds, kinds[1:], strict=False)
+            for before, after in pairwise(kinds)
             if (before, after) in self.edges
         ]
         return "locks in a circle: " + ", ".join(steps)
