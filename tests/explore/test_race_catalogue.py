@@ -1,0 +1,29 @@
+"""A quick part of the race catalogue, every order of it; bench/bench_explore.py --races does the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from hwpoison.explore.explorer import Explorer
+from hwpoison.explore.race import Race
+from hwpoison.explore.search import Search, Status
+from hwpoison.scenario.load import races
+
+QUICK = ("load", "fork", "exec", "exit", "unmap", "unpin", "hold", "again", "elsewhere", "read", "drop")
+BUDGET = 3_000
+VICTIMS = list(dict.fromkeys(name.split("+")[0] for name in races()))
+
+
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_no_order_breaks_a_promise_but_by_the_weaknesses_that_are_listed(victim: str) -> None:
+    for name, scenario in races().items():
+        struck, rival = name.split("+")
+        if struck != victim or rival not in QUICK:
+            continue
+        race = Race(scenario)
+        explorer = Explorer(race)
+        with explorer.open():
+            result = Search(explorer, BUDGET).run("dpor")
+        assert result.failures == [], f"{name}: hwpoison explore {name}"
+        assert result.status is Status.EXHAUSTED, name
+        assert {found.failure.known for found in result.known} == race.expected, name
