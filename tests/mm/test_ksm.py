@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from random import Random
 
 import pytest
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.mm.ksm import madvise_mergeable
+from hwpoison.mm.locks import Op, Path
 from hwpoison.mm.machine import Machine, Panic, Traits
+from hwpoison.mm.madvise import madvise_free
 from hwpoison.mm.memory import load, store
+from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mmap import Vma, do_mmap, munmap
 from hwpoison.mm.page import Page, get_page, put_page
 from hwpoison.mm.proc import stable_page_flags
@@ -206,3 +210,41 @@ def test_reclaim_leaves_merged_pages_alone(vm: Machine) -> None:
     first, _second = merged_pair(vm)
     assert not reclaim_folio(mapped(first))
     assert mapped(first).mapcount == 2
+
+
+class Anybody:
+    """Now and then somebody else goes on, as the dice fall."""
+
+    def __init__(self, dice: Random) -> None:
+        self.dice = dice
+
+    def choose(self, ready: Sequence[Path], running: Path, _op: Op, _on: object) -> Path:
+        return running if running in ready and self.dice.random() < 0.7 else self.dice.choice(ready)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_scans_stores_migration_and_unmerging_may_meet_in_any_order(vm: Machine, seed: int) -> None:
+    """Above all a store between the write protection of a page and its replacement."""
+    dice = Random(seed)
+    places = [place(vm, "same") for _ in range(3)]
+    if dice.random() < 0.6:
+        vm.ksm.run()
+
+    def touch(where: Place) -> None:
+        task, vma = where
+        store(task, vma.start, dice.choice(["same", "other"]))
+        load(task, vma.start)
+
+    jobs: list[Callable[[], object]] = [
+        lambda: vm.ksm.run(2),
+        lambda: touch(places[0]),
+        lambda: touch(places[1]),
+        lambda: move_page_of(places[1][0].alive_mm(), places[1][1].start),
+        lambda: madvise_free(places[2][0].alive_mm(), places[2][1].start),
+        lambda: madvise_mergeable(places[2][1], on=False),
+    ]
+    dice.shuffle(jobs)
+    vm.paths.chooser = Anybody(dice)
+    vm.paths.join(*[vm.paths.spawn(f"job {number}", job) for number, job in enumerate(jobs[:4])])
+    vm.paths.chooser = None
+    assert {load(task, vma.start) for task, vma in places} <= {"same", "other"}

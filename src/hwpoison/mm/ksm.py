@@ -78,7 +78,7 @@ class Ksm:
             for item in list(node.items):
                 passed = item.mm is mm and (before is None or item.vpn < before)
                 if passed and not isinstance(mm.entry(item.vpn), Pte):
-                    node.items.remove(item)
+                    _remove_item(node, item)
 
     def _cmp_and_merge_page(self, vma: Vma, vpn: int, unstable: dict[str, Candidate]) -> None:
         """One address: merge its page with one of the stable tree, else with one met in this scan."""
@@ -90,8 +90,9 @@ class Ksm:
             return
         self._forget_items(vma.mm, vpn)
         for node in self.stable:
-            if node.page is not page:
-                node.items = [item for item in node.items if item.mm is not vma.mm or item.vpn != vpn]
+            for item in list(node.items):
+                if node.page is not page and item.mm is vma.mm and item.vpn == vpn:
+                    _remove_item(node, item)
         calm = isinstance(page.mapping, StableNode) or self._unchanged(vma.mm, vpn, page)
         if not calm and self.vm.traits.skips_changed_pages:
             put_page(page)
@@ -166,10 +167,12 @@ class Ksm:
         done = _write_protect(vma, vpn, page) and page.content == self.vm.kernel_reads(merged)
         if done:
             with table.lock:
-                get_page(merged)
-                page_add_rmap(merged, vma)
-                table.entries[vpn] = Pte(merged, writable=False)
-                page_remove_rmap(page, vma)
+                done = table.entries.get(vpn) is entry and not entry.writable  # no store came in between
+                if done:
+                    get_page(merged)
+                    page_add_rmap(merged, vma)
+                    table.entries[vpn] = Pte(merged, writable=False)
+                    page_remove_rmap(page, vma)
         folio_unlock(page)
         if done:
             put_page(page)
@@ -190,6 +193,23 @@ def _write_protect(vma: Vma, vpn: int, page: Page) -> bool:
         entry.writable = entry.dirty = False
         page.exclusive = False
     return True
+
+
+def _remove_item(node: StableNode, item: MergedItem) -> None:
+    """remove_rmap_item_from_tree(): under the folio lock, so that a page on its way gets there first."""
+    while True:
+        page = node.page
+        alive = folio_try_get(page)
+        if alive:
+            folio_lock(page)
+        current = node.page is page
+        if current and item in node.items:
+            node.items.remove(item)
+        if alive:
+            folio_unlock(page)
+            put_page(page)
+        if current:
+            return
 
 
 def _append(merged: Page, vma: Vma, vpn: int) -> None:
