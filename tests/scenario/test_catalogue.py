@@ -61,7 +61,8 @@ UNSHOWN_WEAKNESSES: dict[str, str] = {
 
 NOT_RECORDED = "its scenarios wait for their record on four kernels"
 UNSHOWN_STEPS = dict.fromkeys(
-    ("soft-offline", "unpoison", "migrate", "note", "hugepages", "pool"), NOT_RECORDED
+    ("soft-offline", "unpoison", "migrate", "note", "hugepages", "pool", "discard", "collapse", "split"),
+    NOT_RECORDED,
 )
 """Steps that no scenario has, and the reason."""
 
@@ -72,6 +73,7 @@ UNSHOWN_CHOICES: dict[tuple[str, str, str], str] = {
     ("hugepages", "", "2M"): TO_BE_RECORDED,
     ("pool", "", "2M"): TO_BE_RECORDED,
     ("map", "hugetlb", "2M"): TO_BE_RECORDED,
+    ("map", "huge", "yes"): TO_BE_RECORDED,
     ("frame", "kind", "hugepage"): TO_BE_RECORDED,
 }
 """Choices of the language that no scenario takes: (verb, parameter, choice), and the reason."""

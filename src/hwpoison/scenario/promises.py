@@ -50,7 +50,7 @@ def _left_alone(vm: Machine, census: Census) -> Iterator[Broken]:
     page = vm.zone.page(census.pfn)
     for user in census.users:
         entry = user.mm.entry(user.vpn)
-        if user.mapped and not (isinstance(entry, Pte) and entry.page is page.head):
+        if user.mapped and not (isinstance(entry, Pte) and entry.page.head is page.head):
             yield Broken(4, f"{page} is called Ignored, but was taken away from {user.name()}")
     mapping = None if census.in_swap_cache else census.mapping
     if mapping is not None and mapping.frame(census.index) is not page:

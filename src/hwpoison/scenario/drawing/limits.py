@@ -23,6 +23,7 @@ HUGE = "huge pages join when their scenarios are recorded on all kernels"
 NO_DRIVER = "the lab has no driver, or no program to make one"
 OTHER_MEMORY = "other kinds of memory have their catalogue; a move for each is still to be written"
 OTHER_WAYS = "other ways to bytes have their catalogue; a move for each is still to be written"
+LARGE = "large folios are verified by scenarios of their own; random ones would need areas of 512 pages"
 UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
     ("inject", "via", "scrub"): HARDWARE,
@@ -36,6 +37,10 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("map", "hugetlb", "2M"): HUGE,
     ("file", "fs", "hugetlbfs"): HUGE,
     ("frame", "kind", "hugepage"): HUGE,
+    ("map", "huge", "yes"): LARGE,
+    ("discard", "", ""): LARGE,
+    ("collapse", "", ""): LARGE,
+    ("split", "", ""): LARGE,
     ("nomemory", "", ""): "allocations of the handler cannot be made to fail from outside",
     ("file", "kind", "directory"): "the lab has no file system with directories in the page cache",
     ("file", "fs", "ext2"): NO_DRIVER,
