@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from hwpoison.abi import pageflags as pg
-from hwpoison.abi.problems import NotPossible
 from hwpoison.abi.signals import Errno
 from hwpoison.failure import soft_offline
 from hwpoison.failure.flags import MF_COUNT_INCREASED
@@ -17,6 +16,7 @@ from hwpoison.failure.soft_offline import madvise, page_handle_poison, soft_offl
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
 from hwpoison.mm.inode import File, SysError
 from hwpoison.mm.locks import Op, Path
+from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mmap import Vma, do_mmap
 from hwpoison.mm.page import Page, get_page, put_page
@@ -179,13 +179,35 @@ def test_without_memory_to_move_to_it_fails(handlers: Callable[..., MemoryFailur
     assert not page.flags & pg.HWPOISON
 
 
-def test_a_part_of_a_larger_page_is_said_to_be_not_modelled(newest: MemoryFailure) -> None:
-    page = newest.vm.zone.alloc_pages(2)
-    page.flags |= pg.LRU
-    with pytest.raises(NotPossible, match="not modelled yet"):
-        soft_offline_page(newest, page.pfn)
-    page.flags &= ~pg.LRU
-    newest.vm.zone.pages.pop(page.pfn)
+def huge_page(failure: MemoryFailure) -> tuple[Task, Vma, Page]:
+    """A process with a huge page, and the sixth page of it."""
+    task = failure.vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 512, huge=True)
+    store(task, vma.start + 5, "precious")
+    entry = task.alive_mm().entry(vma.start + 5)
+    assert isinstance(entry, Pte) and entry.page.head.order == 9
+    return task, vma, entry.page
+
+
+def test_a_page_of_a_huge_page_is_split_off_and_moved() -> None:
+    failure = MemoryFailure(Machine(frames=2048))
+    task, vma, page = huge_page(failure)
+    assert soft_offline_page(failure, page.pfn) == 0
+    entry = task.alive_mm().entry(vma.start + 5)
+    assert isinstance(entry, Pte) and entry.page is not page and page.flags & pg.HWPOISON
+    assert load(task, vma.start + 5) == "precious"
+    assert failure.vm.check() == []
+
+
+def test_a_pinned_huge_page_stays_whole_and_in_use() -> None:
+    failure = MemoryFailure(Machine(frames=2048))
+    task, vma, page = huge_page(failure)
+    pinned = pin_user_page(task, vma.start + 9)
+    assert soft_offline_page(failure, page.pfn) == -Errno.EBUSY
+    assert page.head.order == 9 and not page.flags & pg.HWPOISON
+    assert any("thp split failed" in line for line in failure.vm.log)
+    unpin_user_page(pinned)
+    assert failure.vm.check() == []
 
 
 # Switches.

@@ -36,7 +36,7 @@ from hwpoison.failure.inject import corrupt_pfn, deferred, hard_offline_page, ma
 from hwpoison.failure.profiles import PROFILES
 from hwpoison.mm.check import known_references
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
-from hwpoison.mm.inode import File, Inode, SysError
+from hwpoison.mm.inode import File, SysError
 from hwpoison.mm.machine import Machine, Panic
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mlock import mlock
@@ -48,56 +48,13 @@ from hwpoison.mm.truncate import invalidate_mapping_pages, punch_hole, truncate
 from hwpoison.mm.vmscan import reclaim_folio
 from hwpoison.mm.writeback import filemap_fdatawrite, fsync
 
+from .accounts import Account
+
 EXAMPLES = int(os.environ.get("HWPOISON_EXAMPLES", "80"))
-FRAMES, RESERVED, SLOTS, PAGES, TASKS = 400, 2, 6, 3, 4
+FRAMES, RESERVED, SLOTS, PAGES, TASKS = 400, 2, 6, 4, 4
 Rule = Callable[..., None]
 NUMBER = st.integers(0, 11)
 WAYS = st.sampled_from([hard_offline_page, corrupt_pfn, deferred])
-
-
-@dataclass
-class Account:
-    """What is known of one file. More than one thing may be found after a loss or a failed write."""
-
-    inode: Inode
-    seen: dict[int, set[str]] = field(default_factory=dict)
-    disk: dict[int, set[str]] = field(default_factory=dict)
-    hit: set[int] = field(default_factory=set)
-    owed: dict[File, bool] = field(default_factory=dict)  # who has not been told yet
-    unheard: bool = False
-
-    def __post_init__(self) -> None:
-        self.disk = {index: {data} for index, data in self.inode.blocks.items()}
-        self.file = File(self.inode, "for everything but fsync")
-
-    def may_be(self, index: int) -> set[str]:
-        return self.seen.setdefault(index, set(self.disk.setdefault(index, {ZEROS})))
-
-    def wrote(self, index: int, data: str) -> None:
-        self.seen[index] = {data}
-        if self.inode.vm.disk.under_way:
-            self.disk.setdefault(index, {ZEROS}).add(data)  # contents are taken when a write ends
-
-    def found(self, index: int, data: str) -> None:
-        assert data in self.may_be(index), f"page {index} of {self.inode} is {data}, not {self.may_be(index)}"
-        if {data} == self.disk[index]:
-            self.seen[index] = {data}  # it was read from the disk: what was only in memory is gone
-
-    def lost(self) -> None:
-        """An error that every open file is told of once."""
-        self.owed = dict.fromkeys(self.owed, True)
-        self.unheard = True
-
-    def emptied(self, start: int, end: int) -> None:
-        for index in range(start, end):
-            self.seen[index], self.disk[index] = {ZEROS}, {ZEROS}
-            self.hit.discard(index)
-
-    def page(self, index: int) -> Page | None:
-        """The page, in the file's cache or on its way to swap."""
-        mapping = self.inode.mapping
-        slot = mapping.swap_entries.get(index, 0)
-        return mapping.pages.get(index) or self.inode.vm.swap.cache.get(slot)
 
 
 @dataclass
@@ -364,6 +321,18 @@ class WholeMachine(RuleBasedStateMachine):
             self.vm.write(account.file, index, data)
             account.wrote(index, data)
 
+    @running
+    @rule(file=st.integers(0, 2))
+    def write_all(self, file: int) -> None:
+        """One write(2) of the whole file, which makes a large folio where the file system has them."""
+        account, data = self.accounts[file], self.data()
+        if account.hit and account.inode.fs.swap_backed:
+            return  # it may stop half way
+        with self.call(account, 0):
+            self.vm.write(account.file, 0, data, PAGES)
+            for index in range(PAGES):
+                account.wrote(index, data)
+
     def written_back(self, account: Account) -> None:
         """Everything dirty has gone to the disk, or was lost on the way."""
         for index in range(PAGES):
@@ -532,7 +501,7 @@ class WholeMachine(RuleBasedStateMachine):
         pages = self.vm.zone.pages
         free = set(self.vm.zone.free_pfns())
         for pfn in set(range(RESERVED, FRAMES)) - free:
-            assert pages[pfn].refcount or pages[pfn].flags & pg.HWPOISON, f"{pages[pfn]} is nowhere"
+            assert pages[pfn].head.refcount or pages[pfn].flags & pg.HWPOISON, f"{pages[pfn]} is nowhere"
         known = known_references(self.vm)
         for event in self.failure.events:
             if event.result in (MfResult.RECOVERED, MfResult.DELAYED):

@@ -135,7 +135,7 @@ def test_a_slow_way_up_is_not_the_commands_time(
     guest: None, program: Program, kernel: Kernel, tmp_path: Path
 ) -> None:
     program("qemu-system-x86_64", "sleep 2\n" + QEMU)
-    ended = boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=1, watch=lambda: None)
+    ended = boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=1, watch=lambda _clock: None)
     assert (ended.ending, ended.code) == ("finished", 0)
     ended = boot.run(kernel, ["sleep", "1000"], tmp_path, kvm=False, seconds=1)
     assert (ended.ending, ended.reason) == ("stopped", "it was not done after 1 s")
@@ -151,11 +151,31 @@ def test_a_guest_that_hangs_on_its_way_up_is_booted_again(
     assert ended.reason.startswith("it did not get going in")
 
 
+def test_time_that_other_work_took_from_the_guest_does_not_count(
+    guest: None, program: Program, kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = 'for word; do [ "$last" = -pidfile ] && echo $$ > "$word"; last=$word; done; sleep 2\n'
+    program("qemu-system-x86_64", script + QEMU)
+    monkeypatch.setattr(boot, "START_SECONDS", 1.0)
+    asked: list[int] = []
+
+    def held_up(pid: int) -> float:
+        asked.append(pid)
+        return 100.0
+
+    monkeypatch.setattr(boot, "held_up", held_up)
+    ended = boot.run(kernel, ["true"], tmp_path, kvm=False, seconds=60)
+    assert (ended.ending, ended.code, ended.before) == ("finished", 0, ())
+    assert len(set(asked)) == 1
+
+
 def test_a_watch_has_no_say_before_the_command_is_under_way(
     guest: None, program: Program, kernel: Kernel, tmp_path: Path
 ) -> None:
     program("qemu-system-x86_64", "sleep 1\n" + QEMU)
-    ended = boot.run(kernel, ["sleep", "1000"], tmp_path, kvm=False, seconds=60, watch=lambda: "enough")
+    ended = boot.run(
+        kernel, ["sleep", "1000"], tmp_path, kvm=False, seconds=60, watch=lambda _clock: "enough"
+    )
     assert (ended.ending, ended.reason, ended.started) == ("stopped", "enough", True)
 
 
@@ -182,7 +202,7 @@ def acceleration_without_device() -> Acceleration:
 
 def test_emulation_says_why_and_what_it_costs() -> None:
     text = Acceleration(False, "there is no /dev/kvm").text()
-    assert text.startswith("software emulation, as there is no /dev/kvm: a boot takes about 15 s")
+    assert text.startswith("software emulation, as there is no /dev/kvm: a boot takes about 10 s")
 
 
 # Real guests.
@@ -233,7 +253,7 @@ def test_a_real_guest_that_hangs_is_ended_and_nothing_is_left(
 ) -> None:
     hang = ["/bin/sh", "-c", f"echo hangs > {tmp_path}/hangs; sleep 1000"]
 
-    def watch() -> str | None:
+    def watch(_clock: float) -> str | None:
         return "it hangs" if (tmp_path / "hangs").exists() else None
 
     ended = boot.run(real, hang, tmp_path, kvm=kvm, seconds=COMMAND_SECONDS, watch=watch)

@@ -97,3 +97,19 @@ def test_a_guest_that_does_not_stop_talking_is_not_all_kept(monkeypatch: pytest.
     assert said.startswith("first\n")
     assert said.endswith("last\n")
     assert len(said) < 2 << 16
+
+
+def test_a_process_that_waits_for_a_processor_is_held_up() -> None:
+    cpu = str(min(os.sched_getaffinity(0)))
+    busy = ["taskset", "--cpu-list", cpu, "sh", "-c", "while :; do :; done"]
+    rivals = [subprocess.Popen(busy) for _ in range(3)]
+    try:
+        deadline = time.monotonic() + 60
+        while processes.held_up(rivals[0].pid) < 0.2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert processes.held_up(rivals[0].pid) >= 0.2
+    finally:
+        for rival in rivals:
+            rival.kill()
+            rival.wait()
+    assert processes.held_up(rivals[0].pid) == 0.0

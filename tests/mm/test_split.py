@@ -209,3 +209,11 @@ def test_somebody_who_asks_is_refused_while_the_folio_is_locked(vm: Machine) -> 
     assert split_huge_page(folio) == -Errno.EBUSY
     folio_unlock(folio)
     assert split_huge_page(folio) == 0
+
+
+def test_a_folio_that_reaches_beyond_the_end_of_its_file_goes_with_it(vm: Machine) -> None:
+    file, folio = written(vm, "ext4", 4)
+    truncate(file.inode, 1)
+    assert folio.order == 2 and sorted(file.inode.mapping.pages) == [0, 1, 2, 3]
+    truncate(file.inode, 0)
+    assert not file.inode.mapping.pages and folio.refcount == 0

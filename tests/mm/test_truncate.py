@@ -371,3 +371,17 @@ def test_a_file_system_without_holes_refuses_to_make_one(vm: Machine, fs: str) -
     with pytest.raises(SysError, match="EOPNOTSUPP"):
         punch_hole(file.inode, 0, 1)
     assert vm.read(file, 0) == "kept"
+
+
+def test_a_hole_on_xfs_is_told_of_an_earlier_error_instead_and_only_once(vm: Machine) -> None:
+    """xfs_flush_unmap_range(): writes first, and asks for errors as callers without an open file do."""
+    file = File(vm.create("data", "xfs", 2), "fd")
+    vm.write(file, 1, "kept")
+    file.inode.mapping.set_error(Errno.EIO)
+    with pytest.raises(SysError, match="EIO"):
+        punch_hole(file.inode, 1, 2)
+    assert vm.read(file, 1) == file.inode.blocks[1] == "kept"
+    punch_hole(file.inode, 1, 2)
+    assert vm.read(file, 1) == "zeros"
+    with pytest.raises(SysError, match="EIO"):
+        fsync(file)

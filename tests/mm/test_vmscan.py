@@ -12,7 +12,8 @@ from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mmap import do_mmap
 from hwpoison.mm.page import Page, folio_lock, folio_unlock, get_page, put_page
-from hwpoison.mm.pte import PoisonPte, Pte
+from hwpoison.mm.pte import PoisonPte, Pte, SwapPte
+from hwpoison.mm.rmap import try_to_unmap
 from hwpoison.mm.task import Task
 from hwpoison.mm.vmscan import reclaim_folio
 from hwpoison.mm.writeback import filemap_fdatawrite
@@ -140,3 +141,40 @@ def test_dropping_may_be_put_off_until_the_next_time(vm: Machine, drop: bool) ->
     if not drop:
         assert reclaim_folio(page)
     assert load(task, vma.start) == "x"
+
+
+def test_shared_memory_is_unmapped_before_there_is_a_slot_for_it() -> None:
+    vm = Machine(swap_slots=0)
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 1, shared=True)
+    store(task, vma.start, "precious")
+    page = mapped(task, vma.start)
+    assert not reclaim_folio(page)
+    assert task.alive_mm().entry(vma.start) is None
+    assert load(task, vma.start) == "precious"
+    assert mapped(task, vma.start) is page
+
+
+def test_a_page_of_shared_memory_that_was_only_read_needs_no_slot() -> None:
+    vm = Machine(swap_slots=1)
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 1, shared=True)
+    load(task, vma.start)
+    assert reclaim_folio(mapped(task, vma.start), drop=False)
+    assert not vm.swap.count
+    assert load(task, vma.start) == "zeros"
+
+
+def test_a_pinned_page_that_is_back_from_swap_stays_mapped() -> None:
+    vm = Machine(swap_slots=1)
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 1)
+    store(task, vma.start, "precious")
+    reclaim_folio(mapped(task, vma.start))
+    load(task, vma.start)
+    page = pin_user_page(task, vma.start, write=False)
+    try_to_unmap(page, 0)
+    assert mapped(task, vma.start) is page
+    unpin_user_page(page)
+    try_to_unmap(page, 0)
+    assert isinstance(task.alive_mm().entry(vma.start), SwapPte)

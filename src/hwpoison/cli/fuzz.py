@@ -33,7 +33,7 @@ from .app import INTERRUPTED
 from .contrast import cell, chosen_kernels, contrasts, fitting_profile, known_to_differ
 from .ending import ended_by_sigterm
 
-IN_A_BOOT = 250
+IN_A_BOOT = 100
 SORTS = 6  # of differences that are made short, for each kernel
 FOLDER = Path("hwpoison-fuzz")
 
@@ -118,7 +118,7 @@ class Fuzzing:
                 self._compare(live)
                 for kernel in self.kernels if self.shrink else ():
                     self._make_short(kernel, live)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, typer.Exit):  # or a request to end
                 self.interrupted = True
         for kernel in self.kernels:
             shown = {case.scenario for case in self.found} | {n for case in self.found for n in case.alike}

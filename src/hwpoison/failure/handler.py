@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult, PageType, frame_text, verdict_line
-from hwpoison.abi.signals import Errno, SigInfo, Signal, errno_name
+from hwpoison.abi.signals import Errno, SigInfo, Signal
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.locks import Lock, atomic_add, test_and_clear, test_and_set
 from hwpoison.mm.machine import Machine, Panic
 from hwpoison.mm.page import Page, folio_lock, folio_unlock, folio_wait_writeback, put_page
 from hwpoison.mm.proc import stable_page_flags
-from hwpoison.mm.split import split_folio
 from hwpoison.mm.task import Task
 
 from .flags import MF_ACTION_REQUIRED, MF_COUNT_INCREASED, MF_SW_SIMULATED
@@ -26,6 +25,8 @@ from .hugetlb import try_memory_failure_hugetlb
 from .kill import collect_procs, kill_accessing_process, kill_procs
 from .profiles import NEWEST, Profile
 from .states import identify
+from .thp import SOURCE as SPLITTING
+from .thp import try_to_split_thp_page
 from .user_mappings import hwpoison_user_mappings, unmap_poisoned_folio
 
 QUEUE_LENGTH = 16
@@ -214,19 +215,12 @@ class MemoryFailure:
         Then nothing is taken away from anybody: newer kernels tell those who want to be told early, and
         the one that consumed the error, with the size of the whole folio.
         """
-        folio = page.head
-        folio.has_hwpoisoned = True
-        source = "mm/memory-failure.c try_to_split_thp_page()"
-        order = folio.mapping.fs.min_order if isinstance(folio.mapping, AddressSpace) else 0
-        folio_lock(folio)
-        error = split_folio(page, order)
-        folio_unlock(page)
-        if not error and not page.head.order:
-            self.tell("the large folio is split, and this page is one of its own now", source)
+        page.head.has_hwpoisoned = True
+        reason = try_to_split_thp_page(page)
+        if reason is None:
+            self.tell("the large folio is split, and this page is one of its own now", SPLITTING)
             return None
-        why = f"{errno_name(error)}" if error else "its file wants no less"
-        reason = f"{page.head.nr_pages} pages cannot be split: {why}"
-        self.tell(reason, source)
+        self.tell(reason, SPLITTING)
         if self.profile.unsplit_thp is MfResult.FAILED:
             folio_lock(page)
             victims = collect_procs(self, page, flags)

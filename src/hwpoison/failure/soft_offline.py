@@ -8,7 +8,6 @@ marked; one that somebody holds on to stays as it is. Under ``mf_mutex``; may sl
 from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
-from hwpoison.abi.problems import NotPossible
 from hwpoison.abi.results import frame_text
 from hwpoison.abi.signals import PAGE_SHIFT, Errno
 from hwpoison.mm.gup import get_user_page
@@ -22,6 +21,8 @@ from hwpoison.mm.truncate import mapping_evict_folio
 from .flags import MF_COUNT_INCREASED
 from .grab import Grab, get_hwpoison_page
 from .handler import MemoryFailure
+from .thp import SOURCE as SPLITTING
+from .thp import try_to_split_thp_page
 
 SOURCE = "mm/memory-failure.c soft_offline_page()"
 REFUSALS = {
@@ -74,8 +75,11 @@ def _offline(failure: MemoryFailure, page: Page, counted: bool) -> int:
 
 def soft_offline_in_use_page(failure: MemoryFailure, page: Page) -> int:
     """The page is ours by a reference: let go of it if nobody needs it, else move it."""
-    if page.head.order:
-        raise NotPossible(f"soft offline of a part of a larger page ({page.head}) is not modelled yet")
+    if page.head.order and (reason := try_to_split_thp_page(page)) is not None:
+        put_page(page)
+        _say(failure, f"{frame_text(page.pfn)}: thp split failed")
+        failure.tell(reason, SPLITTING)
+        return -Errno.EBUSY
     folio_lock(page)
     folio_wait_writeback(page)
     if page.flags & pg.HWPOISON:

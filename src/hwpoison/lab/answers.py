@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,6 @@ class Following:
     kernel: Kernel
     answers: dict[str, Answer] = field(default_factory=dict)
     again: dict[str, str] = field(default_factory=dict)
-    last_news: float = field(default_factory=time.monotonic)
     size: int = 0
     _results: wire.Results = field(default_factory=lambda: wire.Results({}))
 
@@ -53,7 +51,7 @@ class Following:
             return False
         if len(text) == self.size:
             return False
-        self.size, self.last_news = len(text), time.monotonic()
+        self.size = len(text)
         whole = text[: text.rfind("\n") + 1]  # the rest of a line is still to come
         self._results = wire.read_results(whole)
         for name, item in self._results.answers.items():

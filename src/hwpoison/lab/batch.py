@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -101,10 +100,14 @@ class Batch:
             (shared / "scenarios.json").write_text(wire.to_json(batch), encoding="utf-8")
             results = Following(shared / "results.jsonl", self.kernel)
 
-            def watch() -> str | None:
+            heard = 0.0
+
+            def watch(clock: float) -> str | None:
+                nonlocal heard
                 if results.look():
+                    heard = clock
                     self._tell(done + len(results.answers), total, number, results.begun or "finishing")
-                return self._reason_to_end(results)
+                return self._reason_to_end(clock - heard)
 
             self._tell(done, total, number, "booting")
             ended = boot.run(
@@ -134,11 +137,11 @@ class Batch:
             raise NotPossible(text)
         return {scenario.name: Answer(failed=text) for scenario in batch}
 
-    def _reason_to_end(self, results: Following) -> str | None:
+    def _reason_to_end(self, silent: float) -> str | None:
         if self.stop.is_set():
             raise Stopped(f"the run on kernel {self.kernel.name} was stopped")
-        silent = time.monotonic() - results.last_news > self.silence_seconds
-        return f"it was silent for {self.silence_seconds:.0f} s" if silent else None
+        limit = self.silence_seconds
+        return f"it was silent for {limit:.0f} s" if silent > limit else None
 
     def _tell(self, done: int, total: int, boots: int, doing: str) -> None:
         self.told(Progress(self.kernel.name, done, total, boots, doing))

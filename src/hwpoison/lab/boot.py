@@ -16,7 +16,8 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -25,11 +26,12 @@ from . import initramfs, tools
 from .hardware import Server
 from .kernels import Kernel
 from .prepared import Prepared, prepare
-from .processes import Watch, converse, unwatched
+from .processes import converse, held_up
 
 KVM_SECONDS = 6.0  # a kernel under KVM that works says its version in less than one
 STARTS = 3  # emulated kernels have been seen to panic on their way up, once in some hundred boots
-START_SECONDS = 240.0  # until the command is under way: fifteen alone, much more beside other guests
+START_SECONDS = 120.0  # of its own time until the command is under way; it needs about ten
+PATIENCE = 6.0  # so many times the limits is the longest that a guest may take on a machine with other work
 LAST_LINES = 15
 OUTPUT_BYTES = 1 << 20  # of what the command prints, the last ones
 GUEST_MARK = "hwpoison_lab"  # on the command line of every guest's kernel
@@ -57,6 +59,9 @@ HARDWARE = (
     "-device virtio-balloon-pci",
 )
 INTEL = "vendor=GenuineIntel"
+
+Watch = Callable[[float], str | None]
+"""Called several times a second with the seconds of its own that the guest has had; a reason ends it."""
 
 Ending = Literal["finished", "panic", "stopped", "vanished", "no start"]
 
@@ -100,9 +105,7 @@ class Acceleration:
     def text(self) -> str:
         if self.kvm:
             return "hardware acceleration (KVM)"
-        return (
-            f"software emulation, as {self.why}: a boot takes about 15 s, the catalogue two to three minutes"
-        )
+        return f"software emulation, as {self.why}: a boot takes about 10 s, the catalogue a minute or two"
 
 
 def run(
@@ -113,10 +116,12 @@ def run(
     kvm: bool,
     seconds: float,
     environment: Mapping[str, str] | None = None,
-    watch: Watch = unwatched,
+    watch: Watch = lambda _clock: None,
     mark: Path | None = None,
 ) -> Boot:
     """Boot a kernel and run a command of this host as root inside, for so many ``seconds`` at most.
+
+    Seconds are the guest's own: those in which other work kept it from a processor do not count (held_up()).
 
     ``shared`` is the one directory that the guest may write to. ``mark`` is a file there that the command
     writes to when it gets going; without one, that it was started will do. From then on ``watch`` can give a
@@ -147,17 +152,32 @@ class _Limits:
     mark: Path
     seconds: float
     watch: Watch
-    since: float = field(default_factory=time.monotonic)
+    pid_file: Path = Path("nowhere")  # where QEMU writes its number
+    begun: float = field(default_factory=time.monotonic)
+    since: float = 0.0  # the guest's own time when the command got going
     up: bool = False
+
+    @property
+    def longest(self) -> float:
+        """Seconds by the clock after which it ends in any case."""
+        return PATIENCE * (START_SECONDS + self.seconds)
 
     def started(self) -> bool:
         return self.mark.exists() and self.mark.stat().st_size > 0
 
+    def clock(self) -> float:
+        """The guest's own time."""
+        waited = 0.0
+        with suppress(OSError, ValueError):  # QEMU is not there yet
+            waited = held_up(int(self.pid_file.read_text()))
+        return time.monotonic() - self.begun - waited
+
     def reason(self) -> str | None:
+        clock = self.clock()
         if not self.up and self.started():
-            self.up, self.since = True, time.monotonic()
-        reason, limit = self.watch(), self.seconds if self.up else START_SECONDS
-        late = time.monotonic() - self.since > limit
+            self.up, self.since = True, clock
+        reason, limit = self.watch(clock), self.seconds if self.up else START_SECONDS
+        late = clock - self.since > limit
         if self.up:
             return reason or (f"it was not done after {limit:.0f} s" if late else None)
         return f"it did not get going in {limit:.0f} s" if late else None
@@ -171,8 +191,10 @@ def _boot(kernel: Prepared, shared: Path, limits: _Limits, *, kvm: bool) -> Boot
     with tools.scratch("hwpoison-boot-") as scratch:
         (scratch / "initramfs").write_bytes(b"".join(archive.read_bytes() for archive in kernel.archives))
         line = _command_line(kernel.image, scratch, shared, kvm=kvm)
+        limits.pid_file = scratch / "pid"
+        line += ["-pidfile", str(limits.pid_file)]
         with Server(scratch / "line", scratch / "monitor", scratch / "debugger"):
-            console, reason = converse(line, START_SECONDS + limits.seconds, HALTED, limits.reason)
+            console, reason = converse(line, limits.longest, HALTED, limits.reason)
     if output.exists():
         console += output.read_bytes()[-OUTPUT_BYTES:].decode(errors="replace")
     return judge(console, reason, time.monotonic() - begun)

@@ -25,15 +25,11 @@ Watch = Callable[[], str | None]
 """Called several times a second; a reason that it gives ends the process."""
 
 
-def unwatched() -> None:
-    """No reason to end."""
-
-
 def converse(
     command: Sequence[str],
     seconds: float,
     enough: tuple[bytes, ...],
-    watch: Watch = unwatched,
+    watch: Watch = lambda: None,
     **environment: str,
 ) -> tuple[str, str]:
     """(what a command prints, why it was ended before its own end); its process group is gone afterwards.
@@ -84,6 +80,15 @@ def _listen(
         if len(heard) > HEARD_BYTES:
             del heard[HEARD_BYTES // 8 : len(heard) - HEARD_BYTES // 2]
     return heard, f"it was not done after {limit:.0f} s"
+
+
+def held_up(pid: int) -> float:
+    """Seconds that the busiest thread of a process was ready to run and had no processor; 0 if unknown."""
+    waits = [0.0]
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):  # it has just ended
+            waits.append(int(path.read_text().split()[1]) / 1e9)
+    return max(waits)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

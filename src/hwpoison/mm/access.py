@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 from hwpoison.abi.signals import Errno
 
-from .filemap import filemap_check_errors, filemap_fdatawait, folio_mark_dirty, read_mapping_folio
+from .filemap import folio_mark_dirty, read_mapping_folio
 from .gup import get_user_page
-from .inode import AddressSpace, File, SysError
+from .inode import File, SysError
 from .lost import forget_lost, read_lost
 from .page import ZEROS, Page, folio_unlock, put_page
 from .shmem import shmem_read
 from .task import Task
 from .truncate import invalidate_range
-from .writeback import filemap_fdatawrite
+from .writeback import filemap_write_and_wait_range
 
 REMOTE_ERRORS: dict[str, Errno] = {"process_vm": Errno.EFAULT, "proc-mem": Errno.EIO, "ptrace": Errno.EIO}
 """What each way says of memory that cannot be had, whatever the reason."""
@@ -60,7 +60,7 @@ def writev(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
         pages, lambda number: _write_buffered(file, index + number, task, vpn + number)
     )
     if file.direct:
-        _write_out(file.inode.mapping)
+        filemap_write_and_wait_range(file.inode.mapping)
         invalidate_range(file.inode.mapping, index, index + count)
     return count
 
@@ -100,18 +100,11 @@ def _write_buffered(file: File, index: int, task: Task, vpn: int) -> bool:
     return True
 
 
-def _write_out(mapping: AddressSpace) -> None:
-    """filemap_write_and_wait_range(): dirty pages to the disk, and any error since somebody last asked."""
-    filemap_fdatawrite(mapping)
-    filemap_fdatawait(mapping)
-    filemap_check_errors(mapping)
-
-
 def _read_direct(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
     """Past the cache, which is written out first. After an error nobody hears how far it came."""
     inode = file.inode
     end = min(index + pages, inode.size)
-    _write_out(inode.mapping)
+    filemap_write_and_wait_range(inode.mapping)
     for number in range(index, end):
         known = read_lost(file, number)
         page = get_user_page(task, vpn + number - index, write=True)
@@ -124,7 +117,7 @@ def pread_direct(file: File, index: int) -> str:
     """read(2) of one page past the cache, into memory that nobody looks at."""
     if index >= file.inode.size:
         return ""
-    _write_out(file.inode.mapping)
+    filemap_write_and_wait_range(file.inode.mapping)
     known = read_lost(file, index)
     return file.inode.blocks.get(index, ZEROS) if known is None else known
 
@@ -132,7 +125,7 @@ def pread_direct(file: File, index: int) -> str:
 def _may_go_direct(file: File) -> bool:
     """An old error of the file: file systems on iomap write through the cache instead; others fail."""
     try:
-        _write_out(file.inode.mapping)
+        filemap_write_and_wait_range(file.inode.mapping)
     except SysError:
         if not file.inode.fs.iomap or not file.inode.vm.traits.direct_write_falls_back:
             raise

@@ -44,6 +44,7 @@ class FileSystem:
     min_order: int = 0  # of its folios (mapping_set_folio_min_order()): its blocks are so large
     unevictable: bool = False  # its pages never leave memory (mapping_set_unevictable())
     punch_hole: bool = True  # fallocate(2) can make a hole
+    punch_writes: bool = False  # and writes what is there first, which may tell of an earlier error
     iomap: bool = False  # O_DIRECT by fs/iomap/direct-io.c
     hidden: bool = False  # not even the kernel may look at its pages (mm/secretmem.c)
 
@@ -53,7 +54,7 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
     for row in (
         FileSystem("ext4", "truncate", True, buffers=True, iomap=True),
         FileSystem("ext2", "truncate", True, buffers=True),
-        FileSystem("xfs", "truncate", True, state=True, iomap=True),
+        FileSystem("xfs", "truncate", True, punch_writes=True, state=True, iomap=True),
         FileSystem("btrfs", "truncate", True),
         FileSystem("bdev", None, True, buffers=True),
         FileSystem("vfat", None, True, buffers=True, punch_hole=False),

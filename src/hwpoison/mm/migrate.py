@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
+from hwpoison.abi.problems import NotPossible
 from hwpoison.abi.signals import Errno
 
 from .filemap import Buffers, filemap_release_folio, folio_mark_dirty
@@ -309,6 +310,8 @@ def move_page_of(mm: Mm, vpn: int) -> int:
     page = entry.page
     if page is mm.vm.zero_page:
         return -Errno.EFAULT
+    if page.head.order:
+        raise NotPossible(f"moving a large folio as one ({page.head}) is not modelled yet")
     if not folio_try_get(page):
         return -Errno.ENOENT
     isolated = isolate_folio(page)

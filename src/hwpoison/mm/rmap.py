@@ -340,6 +340,8 @@ def try_to_unmap(page: Page, flags: int) -> None:
         elif page.anon:
             if not page.flags & pg.SWAPCACHE or not isinstance(page.private, int):
                 return False  # nowhere to go: no slot in swap
+            if part.exclusive and page.maybe_dma_pinned:
+                return False  # folio_try_share_anon_rmap_pte(): the device's page stays the owner's
             slot = page.private + part.offset
             page.vm.swap.duplicate(slot)
             table.entries[vpn] = SwapPte(slot, part.exclusive)

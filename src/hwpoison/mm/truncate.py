@@ -39,6 +39,7 @@ from .page import (
 from .response import Response, delete_from_lru_cache
 from .rmap import unmap_mapping_folio, unmap_mapping_range
 from .split import split_folio
+from .writeback import filemap_write_and_wait_range
 
 
 def truncate_inode_folio(mapping: AddressSpace, page: Page) -> int:
@@ -157,7 +158,7 @@ def truncate(inode: Inode, size: int) -> None:
         if against in inode.seals and size != inode.size:
             raise SysError(Errno.EPERM, f"{inode} is sealed against {against}")
         old, inode.size = inode.size, size
-        _drop(inode, size, max(old, size), even_cows=True)
+        _drop(inode, size, max(old, size, _end(inode)), even_cows=True)
 
 
 def punch_hole(inode: Inode, start: int, end: int) -> None:
@@ -170,7 +171,14 @@ def punch_hole(inode: Inode, start: int, end: int) -> None:
     with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
         if inode.seals & {"write", "future-write"}:
             raise SysError(Errno.EPERM, f"{inode} is sealed against writing")
+        if inode.fs.punch_writes:
+            filemap_write_and_wait_range(inode.mapping, start, end)
         _drop(inode, start, end, even_cows=False)
+
+
+def _end(inode: Inode) -> int:
+    """Behind the last page in the cache: a folio that could not be split reaches beyond the file's end."""
+    return max(inode.mapping.pages, default=-1) + 1
 
 
 def evict_inode(inode: Inode) -> None:
@@ -178,7 +186,7 @@ def evict_inode(inode: Inode) -> None:
     if inode.fs.huge:
         hugetlbfs.evict(inode)
     else:
-        truncate_inode_pages_range(inode.mapping, 0, inode.size)
+        truncate_inode_pages_range(inode.mapping, 0, max(inode.size, _end(inode)))
     inode.vm.inodes.remove(inode)
 
 

@@ -28,8 +28,8 @@ from .truncate import remove_mapping
 def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     """shrink_folio_list() for one page; whether the frame became free.
 
-    ``drop=False`` stops when the page is written out: it stays in the swap cache, unmapped and clean,
-    as it does when somebody looks at it again at once.
+    ``drop=False`` stops when the page is being written out: it stays in the swap cache, unmapped and clean,
+    as it does when the write takes its time. A page that needs no write is freed all the same.
     """
     page.vm.lru.add_drain_all()
     if page.head.order and not _split_first(page):
@@ -53,7 +53,7 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     if unlocked and (not drop or not folio_trylock(page)):
         page.vm.lru.putback(page)
         return False
-    if drop and not page.mapped and not page.flags & (pg.DIRTY | pg.WRITEBACK) and _free(page):
+    if not page.mapped and not page.flags & (pg.DIRTY | pg.WRITEBACK) and _free(page):
         return True
     folio_unlock(page)
     page.vm.lru.putback(page)
@@ -85,6 +85,10 @@ def _write_out(page: Page) -> bool:
             if page.mapped:
                 try_to_unmap(page, 0)
             return False
+        if page.mapped:
+            try_to_unmap(page, 0)
+        if page.mapped or not page.flags & pg.DIRTY:
+            return False  # a clean page of tmpfs is one of zeros that nobody has written
         return shmem_writepage(mapping, page)
     if mapping is None and not page.flags & pg.SWAPCACHE:
         return False  # its file has let go of it, somebody still holds it

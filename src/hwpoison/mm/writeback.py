@@ -7,6 +7,7 @@ from hwpoison.abi.signals import Errno
 
 from .filemap import (
     file_check_and_advance_wb_err,
+    filemap_check_errors,
     filemap_fdatawait,
     filemap_lock_folio,
     folio_attach_buffers,
@@ -57,11 +58,11 @@ def write_folio(page: Page) -> None:
     mapping.vm.disk.submit_write(page, store)
 
 
-def filemap_fdatawrite(mapping: AddressSpace) -> None:
-    """Start writing every dirty page of the file."""
+def filemap_fdatawrite(mapping: AddressSpace, start: int = 0, end: int | None = None) -> None:
+    """Start writing every dirty page of the file, or those with start <= index < end."""
     if not mapping.can_writeback:
         return
-    for index in sorted(mapping.dirty):
+    for index in sorted(i for i in mapping.dirty if start <= i and (end is None or i < end)):
         page = filemap_lock_folio(mapping, index)
         if page is None:
             continue
@@ -71,6 +72,13 @@ def filemap_fdatawrite(mapping: AddressSpace) -> None:
         else:
             folio_unlock(page)
             put_page(page)
+
+
+def filemap_write_and_wait_range(mapping: AddressSpace, start: int = 0, end: int | None = None) -> None:
+    """Write these pages; raises an error, of now or of before, that nobody has been told of yet."""
+    filemap_fdatawrite(mapping, start, end)
+    filemap_fdatawait(mapping)
+    filemap_check_errors(mapping)
 
 
 def fsync(file: File) -> None:

@@ -80,6 +80,7 @@ class Census:
     large: bool  # one of several pages of a folio
     merged: bool  # by KSM
     neighbours: tuple[str, ...] = ()  # what good frames of the same huge page hold for its users
+    waiting: tuple[SigInfo, ...] = ()  # signals of before, which could not be delivered yet
     rewritten: bool = False  # since then the file got other contents here, or none
 
     @classmethod
@@ -103,6 +104,7 @@ class Census:
             files=tuple((f, f.wb_err) for f in mapping.host.files) if mapping is not None else (),
             signals={t.pid: len(t.received) for leader in vm.tasks.values() for t in leader.threads},
             already=bool(page.flags & pg.HWPOISON) or is_raw_hwpoison(page),
+            waiting=tuple(i for leader in vm.tasks.values() for t in leader.threads for i in t.pending),
             in_swap_cache=bool(folio.flags & pg.SWAPCACHE),
             large=folio.order > 0,
             merged=isinstance(folio.mapping, StableNode),
@@ -139,7 +141,8 @@ class Census:
 
     def signals_since(self, task: Task) -> list[SigInfo]:
         """What a task has got since the error, and what waits for it."""
-        return [*task.received[self.signals.get(task.pid, 0) :], *task.pending]
+        since = [*task.received[self.signals.get(task.pid, 0) :], *task.pending]
+        return [info for info in since if not any(info is waiting for waiting in self.waiting)]
 
     def uses(self) -> set[tuple[int, int]]:
         """Who used it: task pid and page number of the address."""

@@ -172,6 +172,8 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
         return None
     if isinstance(entry, SwapErrorPte):
         return broke("swapin-error-unnamed", f"{user.name()} will get a SIGBUS that names no memory error")
+    if isinstance(entry, SwapPte) and census.mapping is not None:
+        return None  # he has made a page of his own since, and it is out
     if isinstance(entry, SwapPte):
         cached = vm.swap.cache.get(entry.entry)
         content = vm.swap.contents.get(entry.entry) if cached is None else cached.content
@@ -189,7 +191,10 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
         found = ZEROS if census.mapping is None else census.file_shows()
     if found in (None, census.content) or census.rewritten or _reported(census):
         return None
-    return Broken(2, f"{user.name()} would see {found!r} instead of {census.content!r} and was not told")
+    text = f"{user.name()} would see {found!r} instead of {census.content!r} and was not told"
+    if not user.mapped and not census.files and found in (census.block, ZEROS) and census.mapping is not None:
+        return broke("stale-read", text)  # nobody has the file open who could be told
+    return Broken(2, text)
 
 
 def _reported(census: Census) -> bool:

@@ -27,6 +27,12 @@ def test_other_entries_have_their_names() -> None:
     assert [frames.poisoned(word) for word in (0, pm.swapped(0, 7), pm.present(7))] == [None] * 3
 
 
+def test_two_swap_entries_are_told_apart_by_their_slot() -> None:
+    assert frames.swap_slot(pm.swapped(0, 7)) == frames.swap_slot(pm.swapped(0, 7) | pm.SOFT_DIRTY)
+    assert frames.swap_slot(pm.swapped(0, 7)) != frames.swap_slot(pm.swapped(0, 8))
+    assert [frames.swap_slot(word) for word in (0, pm.swapped(26, 7))] == [None, None]
+
+
 def test_a_present_entry_says_whether_its_frame_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frames, "is_bad", lambda pfn: pfn == 5)
     assert frames.entry_view(pm.present(5)) == {"entry": "present", "bad": "yes"}

@@ -132,6 +132,7 @@ LIMITED = [
     ("file x", "", "disk hold"),
     ("inject n via=debugfs", "", "frame n kind=free\nload m:0"),
     ("map x task=A frame=n", "", "frame n kind=slab"),
+    ("unpoison n", "", "frame n kind=slab\ninject n via=debugfs"),
     ("exec T", "", "thread A as=T"),
 ]
 SET_UP = """

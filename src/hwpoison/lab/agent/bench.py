@@ -86,6 +86,7 @@ class Bench:
         self.areas: dict[str, Area] = {}
         self.frames: dict[str, KernelFrame] = {}
         self.holds: dict[str, Hold | Pin] = {}
+        self.slots: dict[int, int] = {}  # slot of swap → the frame that was written there, or read from it
         self.known: dict[tuple[str, int], int] = {}  # page of a file or area → the frame it had last
         self.struck: dict[tuple[str, int], int] = {}  # page → the frame that was bad, or offlined, there last
         self.zero_page = frames.zero_page()
@@ -95,6 +96,7 @@ class Bench:
         self.broken: set[int] = set()  # frames whose memory is really bad, as far as the guest can tell
         self.line: Hardware | None = None
         self.number = 0
+        self.restless = False  # signals may come at any step
         self.evidence = Evidence()
         self.pools = huge.all_counters()
 
@@ -144,8 +146,7 @@ class Bench:
         if step.subject in self.files:
             found = self.file_frame(named(self.files, step.subject), step.page)
         else:
-            task, address = self.place(step)
-            found = pm.pfn_of(frames.entry(task.remote.pid, address)) or self._in_swap_cache(*self.key(step))
+            found = self._mapped_or_waiting(step)
         if found is None:
             raise EndedEarly(f"there is no page at {step.subject}:{step.page}")
         self.note(step, found)
@@ -158,11 +159,26 @@ class Bench:
             return area.file, area.first + step.page
         return step.subject, step.page
 
-    def remember(self, step: Step) -> None:
-        """Note the frame of a page, which may be needed when it is no longer mapped."""
+    def word(self, step: Step) -> int:
+        """The page table entry of an area's page, as pagemap has it."""
         task, address = self.place(step)
-        if (pfn := pm.pfn_of(frames.entry(task.remote.pid, address))) is not None:
+        return frames.entry(task.remote.pid, address)
+
+    def _mapped_or_waiting(self, step: Step) -> int | None:
+        """The frame that is mapped there, or that waits for it in the swap cache."""
+        word = self.word(step)
+        slot = frames.swap_slot(word)
+        if slot is None:
+            return pm.pfn_of(word) or self._in_swap_cache(*self.key(step))
+        pfn = self.slots.get(slot)
+        return pfn if pfn is not None and frames.flags(pfn) & pg.SWAPCACHE else None
+
+    def remember(self, step: Step, before: int = 0) -> None:
+        """Note the frame of a page, which may be needed once it is unmapped; ``before``: the word then."""
+        if (pfn := pm.pfn_of(self.word(step))) is not None:
             self.note(step, pfn)
+            if (slot := frames.swap_slot(before)) is not None:
+                self.slots[slot] = pfn
 
     def note(self, step: Step, pfn: int) -> None:
         """This frame is the page; if it is a file's, the file has it, even where it is mapped privately."""

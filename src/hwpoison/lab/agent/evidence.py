@@ -7,6 +7,7 @@ its own format, wherever it has it.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -35,7 +36,7 @@ class Evidence:
         self.markers = 0
         self.trace = os.open(trace_instance() / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
         self._traced()
-        self.before = counters()
+        self.before: dict[str, int] = {}
 
     def lines(self) -> list[str]:
         """The log since the last call. WitnessFailed if the kernel has overwritten a part of it."""
@@ -56,12 +57,25 @@ class Evidence:
             found.append(text)
 
     def verdicts(self) -> list[Said]:
-        """The verdicts since the last call. WitnessFailed if log and trace disagree."""
-        logged = [(match[1], match[2]) for line in self.lines() if (match := LOGGED.search(line))]
+        """The verdicts since the last call. WitnessFailed if log and trace disagree.
+
+        The log is only read when there is an event: it takes long, and most steps have none.
+        """
         traced = self._traced()
+        if not traced:
+            return []
+        logged = self._logged()
         if logged != traced:
             raise WitnessFailed(f"the log says {logged}, the trace event says {traced}")
         return logged
+
+    def nothing_left(self) -> None:
+        """WitnessFailed if the log has a verdict for which there was no event."""
+        if logged := self._logged():
+            raise WitnessFailed(f"the log says {logged}, and there was no trace event")
+
+    def _logged(self) -> list[Said]:
+        return [(match[1], match[2]) for line in self.lines() if (match := LOGGED.search(line))]
 
     def _traced(self) -> list[Said]:
         text = bytearray()
@@ -75,11 +89,16 @@ class Evidence:
         ]
         return [(SPELLING.get(kind, kind), result) for kind, result in found]
 
+    def count(self) -> None:
+        """Note what the counters say now."""
+        self.before = counters()
+
     def counted(self) -> dict[str, int]:
-        """By how much each counter has moved since the object was made."""
+        """By how much each counter has moved since count()."""
         return {name: value - self.before[name] for name, value in counters().items()}
 
 
+@functools.cache
 def trace_instance() -> Path:
     """A trace buffer of our own, with the one event switched on. WitnessFailed on a kernel without it."""
     instance = TRACING / "instances" / "hwpoison"

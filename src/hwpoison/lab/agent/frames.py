@@ -6,6 +6,7 @@ These files refuse reads that are not multiples of 8 bytes, so they are read wit
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import struct
 import time
@@ -93,14 +94,20 @@ def is_empty(word: int) -> bool:
     return not word & (pm.PRESENT | pm.SWAPPED)
 
 
+def swap_slot(word: int) -> int | None:
+    """What tells the swap entries of pagemap apart; None if it is something else."""
+    return word & pm.PFN_MASK if entry_view(word) == {"entry": "swap"} else None
+
+
 def poisoned(word: int) -> int | None:
     """The frame that a poison entry names."""
     bad = entry_view(word) == {"entry": "poison"}
     return (word & pm.PFN_MASK) >> pm.SWAP_OFFSET_SHIFT if bad else None
 
 
+@functools.cache
 def zero_page() -> int:
-    """The machine's page of zeros."""
+    """The machine's page of zeros; it stays the same."""
     address = libc.mmap(None, PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     ctypes.string_at(address, 1)
     pfn = pm.pfn_of(entry(os.getpid(), address))

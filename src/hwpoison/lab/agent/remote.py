@@ -28,6 +28,7 @@ STACK_SIZE = 4 * PAGE  # a signal frame with all vector registers needs most of 
 STACK_COUNT = 12
 SIZE = STACKS - stub.NOTES + STACK_COUNT * STACK_SIZE
 MEMORY = 201  # the descriptor of the shared memory in a task at its start
+REQUEST = struct.Struct("<8q")
 SLOW = 0.5  # seconds without an answer after which somebody may be waiting for us
 LONGEST = 20.0  # seconds for one system call
 
@@ -93,22 +94,27 @@ class Remote:
     tid: int = 0
     patience: Callable[[], None] = lambda: None
     controller: int = field(default=-1)  # our pidfd in the task's own table
+    poll: select.poll | None = None  # of the channel and the process, once it is known
 
     def request(self, number: int, *arguments: int, channel: int = 0) -> None:
         words = [number, *arguments, *[0] * (6 - len(arguments)), channel]
         try:
+            self.channel.send(REQUEST.pack(*words))
+        except struct.error:  # a word with the highest bit set
             self.channel.send(struct.pack("<8Q", *(word & (1 << 64) - 1 for word in words)))
         except (BrokenPipeError, ConnectionResetError):
             raise Died("the task has ended") from None
 
     def answer(self) -> int:
         """What the last request came to. Raises Died if the process ended instead."""
-        poll = select.poll()
-        poll.register(self.channel, select.POLLIN)
-        poll.register(self.pidfd, select.POLLIN)
-        deadline = time.monotonic() + LONGEST
-        while not (ready := {descriptor for descriptor, _ in poll.poll(SLOW * 1000)}):
+        if self.poll is None:
+            self.poll = select.poll()
+            self.poll.register(self.channel, select.POLLIN)
+            self.poll.register(self.pidfd, select.POLLIN)
+        deadline = 0.0
+        while not (ready := {descriptor for descriptor, _ in self.poll.poll(SLOW * 1000)}):
             self.patience()
+            deadline = deadline or time.monotonic() + LONGEST
             if time.monotonic() > deadline:
                 raise WitnessFailed(f"no answer in {LONGEST:.0f} s")
         if self.channel.fileno() in ready:

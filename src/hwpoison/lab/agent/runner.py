@@ -7,6 +7,7 @@ pipe; the lines that matter if the machine stops are written to the results at o
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -20,14 +21,15 @@ from hwpoison.abi.problems import Problem
 from hwpoison.abi.records import Observation
 from hwpoison.lab.wire import Errand
 
-from . import huge, quiet
+from . import frames, huge, quiet
 from .bench import PROGRAM, AboutTo
 from .disks import Disks, make_swap, modules
+from .evidence import trace_instance
 from .files import ROOT, Files
 from .hardware import Hardware, handler_allocations
 from .injection import unpoison
 from .isolation import isolated
-from .problems import CannotSetUp, NeedsFreshBoot
+from .problems import CannotSetUp, NeedsFreshBoot, WitnessFailed
 from .stub import executable
 from .syscalls import CallFailed, libc
 from .witness import Witness
@@ -47,9 +49,8 @@ class Runner:
         self.swap_ready = False
 
     def write(self, line: dict[str, Any]) -> None:
-        """One line of the results, on the host before anything else happens."""
+        """One line of the results. The host has it when write(2) returns: the file is not cached here."""
         os.write(self.results, json.dumps(line).encode() + b"\n")
-        os.fsync(self.results)
 
     def set_up(self) -> None:
         """Make the guest ready: the injector, the programs, and quiet."""
@@ -70,6 +71,15 @@ class Runner:
         resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         os.sched_setaffinity(0, {0})  # one list of fresh pages, one order of events
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """What every scenario's process would find out or do again: once, before they are forked."""
+        frames.zero_page()
+        with contextlib.suppress(WitnessFailed):  # each scenario will say so
+            trace_instance()
+        gc.freeze()  # no collection writes to pages that they share with us
+        gc.disable()
 
     def run(self, errands: list[Errand]) -> None:
         """Run them all; last those that may stop the machine, so that one boot answers for most.
@@ -168,12 +178,14 @@ class Runner:
 
     def _clean_up(self, errand: Errand, bad: list[int]) -> list[int]:
         """Put everything back; the bad frames that stay so."""
-        quiet.put(quiet.DEFAULTS)
-        if any(step.verb == "merge" for step in errand.steps):
+        verbs = {step.verb for step in errand.steps}
+        if verbs & {"sysctl", "filter"}:
+            quiet.put(quiet.DEFAULTS)
+        if "merge" in verbs:
             quiet.put(quiet.KSM_FORGET)
         if errand.swap:
             libc.swapoff(self.disks.get("swap").path.encode())
-        self.files.empty(check=any(step.verb == "disk" for step in errand.steps))
+        self.files.empty(check="disk" in verbs)
         for core in ROOT.glob("core.*"):
             core.unlink()
         if any(step.verb in ("break", "nomemory") for step in errand.steps):

@@ -88,17 +88,19 @@ class MemoryVerbs(Bench):
 
     def do_load(self, step: Step) -> None:
         task, address = self.place(step)
+        before = self.word(step)
         if not task.remote.copy(DATA, address):
             raise Signalled("the task was hit instead")
-        self.remember(step)
+        self.remember(step, before)
         self.see("call", task.name, data=label(self.tasks.shared.data))
 
     def do_store(self, step: Step) -> None:
         task, address = self.place(step)
         self.tasks.shared.data = step.args["data"].encode()
+        before = self.word(step)
         if not task.remote.copy(address, DATA):
             raise Signalled("the task was hit instead")
-        self.remember(step)
+        self.remember(step, before)
         self.see("call", task.name, data="ok")
 
     def do_discard(self, step: Step) -> None:
@@ -141,6 +143,11 @@ class MemoryVerbs(Bench):
     def do_swapout(self, step: Step) -> None:
         task, address = self.place(step)
         pfn = self.pfn(step)
+        self._page_out(step, task, address, pfn)
+        if (slot := frames.swap_slot(self.word(step))) is not None:
+            self.slots[slot] = pfn
+
+    def _page_out(self, step: Step, task: Task, address: int, pfn: int) -> None:
         if frames.words("/proc/kpagecount", pfn)[0] > 1:
             raise CannotSetUp("MADV_PAGEOUT leaves pages alone that more than one process maps")
         keep = step.args["keep"] == "yes"

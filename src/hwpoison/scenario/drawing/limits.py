@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
+from hwpoison.abi.records import StoryStep
+from hwpoison.abi.results import MfResult
 from hwpoison.mm.inode import FILE_SYSTEMS, Inode
 from hwpoison.mm.page import Page
 from hwpoison.mm.pte import Pte
+from hwpoison.scenario.census import last_event
 from hwpoison.scenario.model import Model
 from hwpoison.scenario.steps import Step
 
@@ -28,10 +31,6 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
     ("inject", "via", "scrub"): HARDWARE,
     ("busy", "", ""): "nobody outside the journal can keep the buffers of a page busy",
-    ("soft-offline", "", ""): "joins when its scenarios are recorded on all kernels",
-    ("unpoison", "", ""): "joins when its scenarios are recorded on all kernels",
-    ("migrate", "", ""): "joins when its scenarios are recorded on all kernels",
-    ("note", "", ""): "joins when its scenarios are recorded on all kernels",
     ("hugepages", "", ""): HUGE,
     ("pool", "", ""): HUGE,
     ("map", "hugetlb", "2M"): HUGE,
@@ -159,7 +158,7 @@ def _made_while_held(model: Model, step: Step) -> bool:
 
 def _frame_was_free(model: Model, step: Step) -> bool:
     pfn = model.frames.get(step.subject)
-    named = next((s for s in reversed(model.told) if s.step.startswith(f"frame {step.subject} ")), None)
+    named = _named_frame(model, step.subject)
     if pfn is None or named is None or "kind=free" not in named.step:
         return False
     return named.number != len(model.told) and not model.vm.zone.page(pfn).flags & pg.HWPOISON
@@ -169,13 +168,24 @@ def _maps_kernel_memory(model: Model, step: Step) -> bool:
     name = step.get("frame")
     if name is None or name not in model.frames:
         return False
-    named = next(s for s in model.told if s.step.startswith(f"frame {name} "))
-    return not ("kind=driver" in named.step or "kind=vmalloc" in named.step)
+    named = _named_frame(model, name)
+    return named is None or not ("kind=driver" in named.step or "kind=vmalloc" in named.step)
+
+
+def _named_frame(model: Model, name: str) -> StoryStep | None:
+    """The step that named a frame of the kernel's; None for one that a note has named."""
+    return next((told for told in model.told if told.step.startswith(f"frame {name} ")), None)
 
 
 def _executes_in_thread(model: Model, step: Step) -> bool:
     task = model.tasks.get(step.subject)
     return task is not None and task.leader is not task
+
+
+def _frees_under_owner(model: Model, step: Step) -> bool:
+    pfn = model.frames.get(step.subject, model.struck.get((step.subject, step.page)))
+    event = None if pfn is None else last_event(model.failure, pfn)
+    return event is not None and event.result is MfResult.IGNORED
 
 
 LIMITS: tuple[Limit, ...] = (
@@ -196,8 +206,9 @@ LIMITS: tuple[Limit, ...] = (
         _journal_write_fails,
     ),
     Limit("a new file is written to its disk before the scenario goes on", ("file",), _made_while_held),
-    Limit("a free frame may be in use after any further step", ("inject",), _frame_was_free),
+    Limit("a free frame may be in use after any further step", ("inject", "soft-offline"), _frame_was_free),
     Limit("only memory of drivers can be mapped without harm", ("map",), _maps_kernel_memory),
+    Limit("after Ignored it would free the page under its owner", ("unpoison",), _frees_under_owner),
     Limit("a thread that calls execve takes over its leader's identity", ("exec",), _executes_in_thread),
 )
 
@@ -222,5 +233,5 @@ def _page_of_zeros(model: Model, step: Step) -> bool:
 
 COSTLY: tuple[Limit, ...] = (
     Limit("the machine may stop", ("sysctl",), _stops_the_machine),
-    Limit("the page of zeros can be poisoned once in a boot", ("inject",), _page_of_zeros),
+    Limit("the page of zeros can be poisoned once in a boot", ("inject", "soft-offline"), _page_of_zeros),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwpoison.scenario.verbs import FRAME_KINDS, WAYS_IN
+from hwpoison.scenario.verbs import FRAME_KINDS, SOFT_WAYS, WAYS_IN
 
 from .limits import UNDRAWN
 from .move import Move, by
@@ -27,6 +27,15 @@ def frame(world: World) -> list[str]:
 
 def inject(world: World) -> list[str] | None:
     """An error on a page of memory, of a file, or that somebody holds."""
+    return _hit(world, "inject", BY_NUMBER)
+
+
+def soft_offline(world: World) -> list[str] | None:
+    return _hit(world, "soft-offline", [way for way in SOFT_WAYS if way != "madvise"])
+
+
+def _hit(world: World, verb: str, by_number: list[str]) -> list[str] | None:
+    """Something done to a frame, by the address of a task or by its number."""
     dice = world.dice
     places, cached = world.mapped(), world.cached()
     others = [*world.holds(), *world.frames()]
@@ -45,18 +54,36 @@ def inject(world: World) -> list[str] | None:
     how = dice.weighted(ways)
     if how == "file":
         name, index = dice.pick(cached)
-        return [f"inject {name}:{index} via={dice.pick(BY_NUMBER)}"]
+        return [f"{verb} {name}:{index} via={dice.pick(by_number)}"]
     if how == "other":
-        return [f"inject {dice.pick(others)} via={dice.pick(BY_NUMBER)}"]
+        return [f"{verb} {dice.pick(others)} via={dice.pick(by_number)}"]
     place = dice.pick({"place": places, "madvise": world.places(), "swapped": swapped}[how])
-    via = "madvise" if how == "madvise" else dice.pick(BY_NUMBER)
-    return [f"inject {place.text()}{by(world, place)} via={via}"]
+    via = "madvise" if how == "madvise" else dice.pick(by_number)
+    return [f"{verb} {place.text()}{by(world, place)} via={via}"]
+
+
+def unpoison(world: World) -> list[str] | None:
+    """Make a frame good again that was struck."""
+    struck = [f"{name}:{page}" for name, page in world.models[0].struck if name not in world.models[0].frames]
+    known = [*struck, *world.frames()]
+    return [f"unpoison {world.dice.pick(known)}"] if known else None
+
+
+def note(world: World) -> list[str] | None:
+    places = world.mapped()
+    if not places:
+        return None
+    place = world.dice.pick(places)
+    return [f"note {place.text()}{by(world, place)} as={world.new('note')}"]
 
 
 def filter_(world: World) -> list[str]:
     """The injection filter: on with some flags, or off."""
     if world.dice.chance(0.4):
         return ["filter off"]
+    systems = [fs for fs in {f.fs.name: None for f in world.models[0].files.values()} if fs != "bdev"]
+    if systems and world.dice.chance(0.2):
+        return [f"filter on fs={world.dice.pick(systems)}"]
     mask = world.dice.some(FILTERED, 2)
     value = [flag for flag in mask if world.dice.chance(0.7)]
     return [f"filter on mask={','.join(mask)}" + (f" value={','.join(value)}" if value else "")]
@@ -80,6 +107,9 @@ ERRORS = (
     Move("frame", 0.4, 0.2, frame),
     Move("filter", 0.4, 0.2, filter_),
     Move("inject", 0, 2, inject),
+    Move("soft-offline", 0.5, 0.7, soft_offline),
+    Move("unpoison", 0, 0.5, unpoison),
+    Move("note", 0.1, 0.1, note),
     Move("look", 0.5, 2, look),
     Move("counters", 0.1, 0.7, counters),
 )

@@ -115,6 +115,11 @@ def hold(world: World) -> list[str] | None:
     return [f"hold {place.text()}{by(world, place)} as={world.new('hold')}"] if place else None
 
 
+def migrate(world: World) -> list[str] | None:
+    place = _one(world, world.mapped())
+    return [f"migrate {place.text()}{by(world, place)}"] if place else None
+
+
 def release(world: World) -> list[str] | None:
     holds = world.holds()
     return [f"release {world.dice.pick(holds)}"] if holds else None
@@ -140,6 +145,7 @@ MEMORY = (
     Move("swapout", 3, 0.7, swapout),
     Move("swapout", 2, 0.3, back_from_swap),
     Move("swapoff", 0.15, 0.4, swapoff),
+    Move("migrate", 0.7, 0.5, migrate),
     Move("pin", 0.8, 0.4, pin),
     Move("hold", 0.8, 0.4, hold),
     Move("release", 1, 1, release),

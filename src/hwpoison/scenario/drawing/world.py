@@ -20,7 +20,7 @@ from hwpoison.scenario.steps import Step, parse_step
 from hwpoison.scenario.verbs import VERBS
 
 from .dice import Dice
-from .limits import forbidden
+from .limits import STOPPING, forbidden
 
 MOST_TASKS = 5
 
@@ -153,7 +153,7 @@ class World:
 
     def knobs(self) -> tuple[str, ...]:
         """Knobs of the machine that may be turned."""
-        return VERBS["sysctl"].choices if self.costly else VERBS["sysctl"].choices[:1]
+        return tuple(knob for knob in VERBS["sysctl"].choices if self.costly or knob not in dict(STOPPING))
 
     def holds(self) -> list[str]:
         return list(self.models[0].holds)
