@@ -94,6 +94,7 @@ class Bench:
         self.seen: list[Observation] = []
         self.busy: set[str] = set()  # files that a later step makes busy
         self.broken: set[int] = set()  # frames whose memory is really bad, as far as the guest can tell
+        self.unnoticed: set[int] = set()  # those that the kernel did not know of before the step
         self.line: Hardware | None = None
         self.number = 0
         self.restless = False  # signals may come at any step

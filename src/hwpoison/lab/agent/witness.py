@@ -39,17 +39,17 @@ class Witness(TaskVerbs, FileVerbs, MemoryVerbs, KindVerbs, AccessVerbs, ErrorVe
             self.evidence.count()
         self.busy = {step.subject for step in steps if step.verb == "busy"}
         for self.number, step in enumerate(steps, 1):
-            unnoticed = {pfn for pfn in self.broken if not frames.is_bad(pfn)}
-            if unnoticed:
+            self.unnoticed = {pfn for pfn in self.broken if not frames.is_bad(pfn)}
+            if self.unnoticed:
                 self.about_to(self.number, None, self.seen)  # the kernel may meet it, and stop the machine
             try:
-                self._do(step, unnoticed)
+                self._do(step)
             except EndedEarly as reason:
                 return f"step {self.number} ({step.text()}): {reason}"
         self.evidence.nothing_left()
         return None
 
-    def _do(self, step: Step, unnoticed: set[int]) -> None:
+    def _do(self, step: Step) -> None:
         # A real error is found by whoever touches the page, and can then be anybody's.
         self.restless = self.restless or step.verb == "break" or step.get("via") == "scrub"
         reaches_others = self.restless or step.verb in AT_OTHERS
@@ -57,8 +57,8 @@ class Witness(TaskVerbs, FileVerbs, MemoryVerbs, KindVerbs, AccessVerbs, ErrorVe
             getattr(self, VERBS[step.verb].method)(step)
         except (Signalled, Died):
             reaches_others = True  # seen below
-            if unnoticed:
-                wait_until_handled(unnoticed, UNPOISON)
+            if self.unnoticed:
+                wait_until_handled(self.unnoticed, UNPOISON)
         except nr.CallFailed as error:
             self.see("call", step.subject, errno=nr.name_of(error.errno or 0))
         if step.verb in WITHOUT_EFFECT:
