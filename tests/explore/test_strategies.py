@@ -6,11 +6,13 @@ import pytest
 
 from hwpoison.abi.problems import WrongUse
 from hwpoison.explore.explorer import Explorer
+from hwpoison.explore.race import Race
 from hwpoison.explore.schedule import Rerun
 from hwpoison.explore.search import Result, Search, Status
-from hwpoison.explore.toy_handler import ToyHandler
+from hwpoison.explore.toy_handler import BUGS, ToyHandler, count_paths, final_words
+from hwpoison.scenario.load import races
 
-FINDERS = ("auto", "dpor", "random", "pos", "pct", "bounded:2")
+FINDERS = ("auto", "dpor", "random", "pos", "pct", "bounded:2", "cached")
 KINDS = {"abba": "deadlock", "atom": "assertion", "lost": "assertion"}
 
 
@@ -76,13 +78,31 @@ def test_a_strategy_of_another_name_is_refused_with_the_names_there_are() -> Non
         explored("", "dpro")
 
 
+@pytest.mark.parametrize(("bug", "rounds"), [*((bug, 1) for bug in BUGS), ("", 2), ("abba", 2)])
+def test_the_search_that_turns_back_at_known_states_sees_every_end(bug: str, rounds: int) -> None:
+    toy = ToyHandler(bug, rounds)
+    explorer = Explorer(toy)
+    with explorer.open():
+        result = Search(explorer, 20_000, keep_going=True).run("cached")
+    deadlocks = [found for found in result.failures if found.failure.kind == "deadlock"]
+    assert result.executions < 20_000
+    assert toy.ends == final_words(bug, rounds)
+    assert bool(deadlocks) == bool(count_paths(bug, rounds)[2])
+
+
+def test_states_that_cannot_be_compared_are_not() -> None:
+    explorer = Explorer(Race(races()["anon+unmap"]))
+    with explorer.open(), pytest.raises(WrongUse, match="cannot be compared"):
+        Search(explorer).run("cached")
+
+
 @pytest.mark.parametrize("strategy", ["dpor", "random", "pos", "pct"])
 def test_every_schedule_run_twice_does_the_same_twice(strategy: str) -> None:
     from hwpoison.explore.search import strategies
 
     explorer = Explorer(ToyHandler(rounds=2))
     engine = explorer.engine
-    (search,) = strategies(strategy, engine, 60, seed=3)
+    (search,) = strategies(strategy, explorer, 60, seed=3)
     with explorer.open():
         for _ in range(60):
             planned = search.plan()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.explore.containers import READ, WRITE, journal, seen
+from hwpoison.explore.explorer import UNTESTED
 from hwpoison.explore.footprint import Footprint, Keys
 from hwpoison.explore.race import model_modules
 from hwpoison.explore.toy import Word
@@ -154,3 +156,36 @@ def test_containers_of_new_objects_note_as_well() -> None:
         word = Word(Engine(), "new")
         assert touched(lambda: word.table.get(1)) != []
         assert touched(lambda: word.items.append(1)) != []
+
+
+def test_counters_of_which_nobody_looks_at_the_result_are_those(sources: dict[str, ast.Module]) -> None:
+    """Or orders of changes that decide something would be taken for one."""
+    model = [
+        tree
+        for path, tree in sources.items()
+        if path.startswith(("src/hwpoison/mm/", "src/hwpoison/failure/"))
+    ]
+    alone = {id(node.value) for tree in model for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    used = {
+        ast.literal_eval(node.args[1])
+        for tree in model
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("atomic_add", "atomic_add_unless_zero")
+        and isinstance(node.args[1], ast.Constant)
+        and id(node) not in alone
+    }
+    assert used & UNTESTED == set()
+
+
+def test_the_model_sets_no_attribute_by_a_name_that_is_computed(sources: dict[str, ast.Module]) -> None:
+    """Or the explorer would not know that it can change; the primitives name theirs."""
+    found = [
+        path
+        for path, tree in sources.items()
+        if path.startswith(("src/hwpoison/mm/", "src/hwpoison/failure/")) and not path.endswith("mm/locks.py")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id in ("setattr", "vars")
+    ]
+    assert found == []

@@ -10,11 +10,12 @@ from typing import Protocol
 
 from hwpoison.abi.problems import WrongUse, unknown_name
 
-from .engine import CUT, Engine
+from .engine import CUT
 from .explorer import Explorer
 from .program import Failure
 from .schedule import Stretch, stretches
 from .strategies.bounded import Bounded
+from .strategies.cached import Cached
 from .strategies.dpor import Dpor
 from .strategies.pct import Pct
 from .strategies.pos import Pos
@@ -80,12 +81,13 @@ class Strategy(Protocol):
     def restart(self) -> None: ...
 
 
-STRATEGIES = ("auto", "dpor", "random", "pos", "pct", "naive", "bounded:N")
+STRATEGIES = ("auto", "dpor", "random", "pos", "pct", "naive", "cached", "bounded:N")
 """``auto``: a random burst, then dpor. ``bounded:2``: every interleaving of at most two preemptions."""
 
 
-def strategies(name: str, engine: Engine, budget: int, seed: int) -> list[Strategy]:
+def strategies(name: str, explorer: Explorer, budget: int, seed: int) -> list[Strategy]:
     """The strategies behind a name, to be used one after the other."""
+    engine = explorer.engine
     bounded = re.fullmatch(r"bounded:(\d+)", name)
     if bounded:
         return [Bounded(engine, int(bounded[1]))]
@@ -103,6 +105,7 @@ def strategies(name: str, engine: Engine, budget: int, seed: int) -> list[Strate
         "pos": lambda: Pos(engine, budget, seed),
         "pct": lambda: Pct(engine, budget, seed),
         "naive": lambda: Bounded(engine),
+        "cached": lambda: Cached(explorer),
     }
     if name not in simple:
         raise WrongUse(str(unknown_name("strategy", name, STRATEGIES)))
@@ -121,7 +124,7 @@ class Search:
 
     def run(self, name: str = "auto", seed: int = 0) -> Result:
         result = self.result
-        for strategy in strategies(name, self.explorer.engine, self.budget, seed):
+        for strategy in strategies(name, self.explorer, self.budget, seed):
             ended = self._use(strategy)
             if result.failures and not self.keep_going:
                 break

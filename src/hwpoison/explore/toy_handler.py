@@ -118,6 +118,7 @@ class ToyHandler:
 
     def __init__(self, bug: str = "", rounds: int = 1) -> None:
         self.paths = Engine()
+        self.comparable = True  # see strategies/cached.py
         self.words = {name: SharedWord(self.paths, name, START[name]) for name in WORDS}
         self.locks = {"P": Lock(self.paths, "folio_lock", "P"), "T": Lock(self.paths, "ptl", "T")}
         self.programs = programs(bug, rounds)
