@@ -142,9 +142,12 @@ def test_a_preparation_of_another_time_is_removed(
     old = prepare(kernel).archives[0]
     kernel.image.touch()
     kernel.image.write_bytes(kernel.image.read_bytes() + b"\0")
+    half = old.with_name(".making-killed")
+    half.touch()
     monkeypatch.setattr(keep, "KEPT_SECONDS", -1.0)
     assert prepare(kernel).archives[0] != old
     assert not old.exists()
+    assert not half.exists()
 
 
 def test_the_agent_is_compiled_with_all_that_it_imports(cache: Path, tmp_path: Path) -> None:

@@ -29,7 +29,10 @@ def kept(name: str, depends_on: Iterable[object], make: Callable[[], bytes]) -> 
     try:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            for old in folder.glob(f"{name}-*"):
+            for old in (
+                *folder.glob(f"{name}-*"),
+                *folder.glob(".making-*"),
+            ):  # or left by one that was killed
                 if time.time() - old.stat().st_mtime > KEPT_SECONDS:
                     old.unlink(missing_ok=True)
             content = make()
