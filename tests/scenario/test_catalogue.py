@@ -39,7 +39,6 @@ UNREACHED_TYPES: dict[PageType, str] = {
     PageType.DIFFERENT_COMPOUND: LARGE,
     PageType.HUGE: TO_BE_RECORDED,
     PageType.FREE_HUGE: TO_BE_RECORDED,
-    PageType.UNSPLIT_THP: LARGE,
     PageType.DAX: "persistent memory is not modelled",
     PageType.DIRTY_MLOCKED_LRU: NEVER_IN_SEQUENCE,
     PageType.CLEAN_MLOCKED_LRU: NEVER_IN_SEQUENCE,
@@ -48,8 +47,7 @@ UNREACHED_TYPES: dict[PageType, str] = {
 """Verdicts that no scenario gets on any kernel, and the reason."""
 
 UNSHOWN_WEAKNESSES: dict[str, str] = {
-    "split-unmaps-file": LARGE,
-    "unsplit-untold": LARGE,
+    "unsplit-untold": TO_BE_RECORDED,
     "whole-huge-page": TO_BE_RECORDED,
     "isolated-mlocked": ONLY_UNDER_A_RACE,
     "touched-too-early": ONLY_UNDER_A_RACE,
@@ -61,7 +59,7 @@ UNSHOWN_WEAKNESSES: dict[str, str] = {
 
 NOT_RECORDED = "its scenarios wait for their record on four kernels"
 UNSHOWN_STEPS = dict.fromkeys(
-    ("soft-offline", "unpoison", "migrate", "note", "hugepages", "pool", "discard", "collapse", "split"),
+    ("soft-offline", "unpoison", "migrate", "note", "hugepages", "pool"),
     NOT_RECORDED,
 )
 """Steps that no scenario has, and the reason."""
@@ -73,7 +71,6 @@ UNSHOWN_CHOICES: dict[tuple[str, str, str], str] = {
     ("hugepages", "", "2M"): TO_BE_RECORDED,
     ("pool", "", "2M"): TO_BE_RECORDED,
     ("map", "hugetlb", "2M"): TO_BE_RECORDED,
-    ("map", "huge", "yes"): TO_BE_RECORDED,
     ("frame", "kind", "hugepage"): TO_BE_RECORDED,
 }
 """Choices of the language that no scenario takes: (verb, parameter, choice), and the reason."""
