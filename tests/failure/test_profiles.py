@@ -14,13 +14,14 @@ from hwpoison.failure.profiles import NEWEST, PROFILES, V6_1, V6_12, V7_2, V7_3,
 DIFFERENCES = {
     # Facts 1.5 and 2.3b.
     ("7.3", "7.2"): {"states", "refuses_kernel_pages"},
-    ("7.2", "6.12"): {"checks_counted_pages", "page_without_struct", "traits"},
+    ("7.2", "6.12"): {"checks_counted_pages", "page_without_struct", "tells_bad_frame_again", "traits"},
     # Facts 1.3, 1.4, 2.2, 2.3, 2.5, 4.4.
     ("6.12", "6.1"): {
         *("states", "traits", "refuses_slab", "not_handlable", "reports_already_poisoned"),
         *("unsplit_thp", "filters_before_split"),
         *("unmap_failed", "mapcount_word", "kills_when_not_unmapped", "madvise_is_consumed", "node_counters"),
         *("soft_offline_switch", "soft_offline_prefix", "handles_merged_pages"),
+        *("folio_word", "hugetlb_tells_head", "hugetlb_stays_put"),
     },
 }
 

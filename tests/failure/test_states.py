@@ -23,17 +23,17 @@ TESTED = (
 )
 WORDS = st.sets(st.sampled_from(TESTED)).map(sum)
 BEFORE_THE_LISTS = {"7.3": [], "7.2": ["KERNEL"], "6.12": ["KERNEL"], "6.1": ["KERNEL", "SLAB"]}
-"""Rows above those of the reclaim lists."""
-ON_THE_LISTS = [
+"""Rows above those of users' pages."""
+OF_USERS = [
+    "HUGE",
     *("DIRTY_SWAPCACHE", "CLEAN_SWAPCACHE", "DIRTY_MLOCKED_LRU", "CLEAN_MLOCKED_LRU"),
     *("DIRTY_UNEVICTABLE_LRU", "CLEAN_UNEVICTABLE_LRU", "DIRTY_LRU", "CLEAN_LRU"),
 ]
 
 
 def test_the_rows_stand_in_the_kernels_order(profile: Profile) -> None:
-    """Without the rows for huge pages, which are not modelled yet."""
     names = [row.type.name for row in profile.states]
-    assert names == BEFORE_THE_LISTS[profile.name] + ON_THE_LISTS + ["UNKNOWN"]
+    assert names == BEFORE_THE_LISTS[profile.name] + OF_USERS + ["UNKNOWN"]
 
 
 def test_a_row_wants_only_what_it_looks_at(profile: Profile) -> None:

@@ -26,6 +26,8 @@ EXAMPLES: tuple[Kind, ...] = (
     Kind(_MEMORY & ~pg.LRU | pg.MMAP, 1),
     Kind(_MEMORY | pg.MMAP | pg.SWAPCACHE, 1),
     Kind(_MEMORY | pg.MMAP | pg.SWAPCACHE | pg.DIRTY, 1),
+    Kind(_MEMORY | pg.MMAP | pg.KSM | pg.DIRTY, SEVERAL),
+    Kind(_LIST | pg.ANON | pg.MMAP, 1),
     Kind(_MEMORY | pg.SWAPCACHE),
     Kind(_MEMORY | pg.SWAPCACHE | pg.DIRTY),
     Kind(_MEMORY | pg.SWAPCACHE | pg.WRITEBACK),
