@@ -108,7 +108,7 @@ class Files:
                 offset, length = struct.unpack_from("<QQ", image, at)
                 os.pwrite(descriptor, image[at + 16 : at + 16 + length], offset)
                 at += 16 + length
-            os.fsync(descriptor)
+            _write_out(descriptor)
         finally:
             os.close(descriptor)
 
