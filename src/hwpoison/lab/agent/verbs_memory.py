@@ -44,7 +44,7 @@ class MemoryVerbs(Bench):
         there, offset = -1, step.number("first") * PAGE
         if (frame := step.get("frame")) is not None and named(self.frames, frame).vdso:
             address = map_vdso(task.remote)
-            self.areas[step.subject] = Area(step.subject, address, 1, task, None, 0, shared=False)
+            self.areas[step.subject] = Area(step.subject, address, 1, task, None, 0, shared=True)
             return
         if (name := step.get("file")) is not None and (segment := self._segment(name)) is not None:
             address = task.remote.call(nr.SHMAT, segment, address, 0)
