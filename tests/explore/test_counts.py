@@ -15,7 +15,7 @@ from hwpoison.explore.strategies.bounded import Bounded
 from hwpoison.explore.strategies.dpor import Dpor
 from hwpoison.explore.toy import Action, Toy
 from hwpoison.explore.toy_handler import BUGS, ToyHandler, count_paths, final_words
-from hwpoison.mm.locks import atomic_add, read_once, write_once
+from hwpoison.mm.locks import atomic_add, atomic_add_unless_zero, atomic_compare_set, read_once, write_once
 
 
 def write(word: int) -> Action:
@@ -129,7 +129,7 @@ def test_millions_of_interleavings_of_the_slice_are_a_score_of_orders() -> None:
     explorer = Explorer(ToyHandler())
     with explorer.open():
         result = Search(explorer).run("dpor")
-    assert (result.status, result.orders, result.cut) == (Status.EXHAUSTED, 18, 3)
+    assert (result.status, result.orders, result.cut) == (Status.EXHAUSTED, 24, 3)
 
 
 def test_the_orders_of_the_slice_end_in_the_states_that_a_plain_stepper_ends_in() -> None:
@@ -149,3 +149,41 @@ def test_the_engine_is_an_ordinary_machine_until_it_explores() -> None:
     engine.spawn("path", done.append, 1)
     engine.finish()
     assert done == [1]
+
+
+# Loops that wait for somebody without sleeping.
+
+
+def freeze(toy: Toy, log: list[Any]) -> None:
+    if atomic_compare_set(toy.words[0], "count", 1, 0):
+        write_once(toy.words[1], "value", 7)
+        atomic_add(toy.words[0], "count", 1)
+
+
+def get(toy: Toy, log: list[Any]) -> None:
+    """As filemap_get_folio(): a frozen count is soon another."""
+    tries = 0
+    while not atomic_add_unless_zero(toy.words[0], "count"):
+        toy.paths.relax()
+        tries += 1
+    log.append((tries > 0, read_once(toy.words[1], "value")))
+
+
+@pytest.mark.parametrize("programs", [[[freeze], [get]], [[freeze, freeze], [get]], [[freeze], [get], [get]]])
+def test_a_loop_that_waits_ends_in_every_way_it_can(programs: list[list[Action]]) -> None:
+    plain, reduced = Toy(programs), Toy(programs)
+    plain.paths.every_point = True
+    assert executions(plain, Bounded)[0] > executions(reduced, Dpor)[0]
+    assert plain.outcomes == reduced.outcomes
+    assert len(reduced.outcomes) > 1
+
+
+def test_a_loop_that_nobody_ends_is_a_deadlock() -> None:
+    def never(toy: Toy, log: list[Any]) -> None:
+        while read_once(toy.words[0], "value") == 0:
+            toy.paths.relax()
+
+    explorer = Explorer(Toy([[never], [write(1)]]))
+    with explorer.open():
+        (found,) = Search(explorer).run("dpor").failures
+    assert (found.failure.kind, "ends its loop" in found.failure.text) == ("deadlock", True)

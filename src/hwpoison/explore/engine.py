@@ -42,6 +42,16 @@ Pick = Callable[[int], int]
 """Called with the mask of paths that can go on: the number of the next, or -1 to give the execution up."""
 
 
+class Spin:
+    """What a path waits for that goes round in a loop."""
+
+    def describe(self) -> str:
+        return "a change that ends its loop"
+
+
+SPIN = Spin()
+
+
 class EngineError(Exception):
     """The explorer itself is at fault, or the program is not a function of its schedule."""
 
@@ -174,6 +184,7 @@ class Engine(Paths):
         self.floors: dict[
             int, tuple[int, int]
         ] = {}  # counter → (value at the start, least that decides nothing)
+        self.spinning: list[Strand] = []
         self.quiet = False
         self.every_point = (
             False  # before and after giving a lock back is always a point: for the plainest search
@@ -198,6 +209,7 @@ class Engine(Paths):
         self.given_back.clear()
         self.touching.clear()
         self.blocked.clear()
+        self.spinning.clear()
         self.waiting = 0
         self.events.cut(watch_from)
         self.exploring = True
@@ -270,6 +282,8 @@ class Engine(Paths):
             self._close_event(n - 1)
         elif n == self.watch_from:
             journal.clear()
+        if self.spinning:
+            self._end_spins(n - 1)
         self.n = clock.now = n
         strand = self._planned(self.plan[n]) if n < self.planned else self._choose()
         if strand is None:
@@ -395,11 +409,20 @@ class Engine(Paths):
         if id(on) not in keys.world:
             self.exact.add(key)
         if key in self.exact:
-            self.touching.add(key << 2 | (ADD if delta > 0 else WRITE))
+            more = delta > 0 and self._value(on, str(self.events.what[n])) > delta
+            self.touching.add(key << 2 | (ADD if more else WRITE))
         else:
             self.touching.add(key << 2 | ADD)
             self.events.moved[n] = key, delta
         return 4
+
+    @staticmethod
+    def _value(on: object, field: str) -> int:
+        """A counter as it is now, without a note."""
+        mark = len(journal)
+        value: int = getattr(on, field)
+        del journal[mark:]
+        return value
 
     def _lock_key(self, on: object, tid: int, code: int) -> int:
         return self.keys.key(self.keys.object_number(on, tid), code) << 2
@@ -524,6 +547,26 @@ class Engine(Paths):
             self._advance()
         elif self.n >= self.watch_from:
             self.released_at.append((place, len(journal)))
+
+    def relax(self) -> None:
+        """A loop has found nothing new: its path goes on when somebody has changed what it looked at."""
+        if not self.exploring or self.quiet:
+            return
+        strand = self._running()
+        strand.passed += 1
+        strand.waits_for = SPIN
+        strand.announce(Op.WAIT, SPIN)
+        self.spinning.append(strand)
+        self._advance()
+
+    def _end_spins(self, n: int) -> None:
+        """Event ``n`` may have brought what a loop waits for."""
+        events = self.events
+        for strand in [strand for strand in self.spinning if strand.last != n]:
+            if events.footprint[n].conflicts(events.footprint[strand.last]):
+                strand.waits_for = None
+                strand.woken = n
+                self.spinning.remove(strand)
 
     def wait(self, on: object) -> None:
         if not self.exploring or self.quiet:

@@ -51,10 +51,12 @@ def filemap_get_folio(mapping: AddressSpace, index: int) -> Page | None:
         if page is None:
             return None
         folio = page.head
-        if folio_try_get(folio):
-            if mapping.pages.get(index) is page and page.head is folio:
-                return folio
-            put_page(folio)
+        if not folio_try_get(folio):
+            mapping.paths.relax()  # it is frozen, by somebody who will soon be done
+            continue
+        if mapping.pages.get(index) is page and page.head is folio:
+            return folio
+        put_page(folio)
 
 
 def filemap_lock_folio(mapping: AddressSpace, index: int) -> Page | None:

@@ -26,9 +26,11 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False) -> Page:
         entry = mm.entry(vpn)
         if isinstance(entry, Pte) and (entry.writable or not write):
             page: Page = read_once_page(entry)
-            if folio_try_get(page.head):
-                if mm.entry(vpn) is entry:
-                    return page
+            if not folio_try_get(page.head):
+                mm.paths.relax()
+            elif mm.entry(vpn) is entry:
+                return page
+            else:
                 put_page(page)
             continue
         result = handle_mm_fault(task, vpn, write=write)

@@ -148,6 +148,9 @@ class Paths:
     def released(self, on: object, *, shared: bool = False) -> None:
         """A lock was given back just now; for explore/engine.py. Only called with a chooser."""
 
+    def relax(self) -> None:
+        """cpu_relax() in a loop: who explores goes on with it when somebody has changed something."""
+
     def wait(self, on: object) -> None:
         """Put the running path to sleep until ``wake(on)``. The caller re-checks its condition."""
         path = self.current

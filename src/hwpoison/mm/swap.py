@@ -157,7 +157,9 @@ class SwapArea:
     def lookup(self, slot: int) -> Page | None:
         """swap_cache_get_folio(): with a reference."""
         while (page := self.cache.get(slot)) is not None:
-            if folio_try_get(page):
+            if not folio_try_get(page):
+                self.vm.paths.relax()
+            else:
                 if self.cache.get(slot) is page:
                     return page
                 put_page(page)  # it left the cache, and may be somebody else's by now
