@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from hwpoison.explore.engine import ENDED, ENDLESS, FAILED, STUCK, EngineError
+from hwpoison.explore.engine import ENDED, ENDLESS, FAILED, STUCK
 from hwpoison.explore.explorer import Explorer
 from hwpoison.explore.search import Search
+from hwpoison.explore.strands import EngineError
 from hwpoison.explore.toy import Action, Toy
 from hwpoison.explore.world import WorldError
 from hwpoison.mm.locks import KernelBug, atomic_add, read_once, write_once

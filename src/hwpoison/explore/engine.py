@@ -24,6 +24,7 @@ from .containers import ADD, READ, WRITE, journal
 from .events import Events
 from .footprint import LOCK_CODE, READERS_CODE, WAKE_CODE, Keys
 from .lockgraph import LockGraph
+from .strands import SPIN, EngineError, Strand, holds, is_free
 from .watch import clock
 
 CONDITIONAL = (Op.ACQUIRE, Op.ACQUIRE_SHARED)
@@ -42,68 +43,6 @@ Pick = Callable[[int], int]
 """Called with the mask of paths that can go on: the number of the next, or -1 to give the execution up."""
 
 
-class Spin:
-    """What a path waits for that goes round in a loop."""
-
-    def describe(self) -> str:
-        return "a change that ends its loop"
-
-
-SPIN = Spin()
-
-
-class EngineError(Exception):
-    """The explorer itself is at fault, or the program is not a function of its schedule."""
-
-
-class Strand(Path):
-    """A path under the engine. ``op`` and ``on``: what it has announced and will do when it is next."""
-
-    __slots__ = (
-        "conditional",
-        "delta",
-        "last",
-        "on",
-        "op",
-        "passed",
-        "spawned",
-        "started",
-        "tid",
-        "what",
-        "woken",
-        "work",
-        "worker",
-    )
-
-    def __init__(self, tid: int, name: str, task: Any, cpu: int) -> None:
-        super().__init__(name, task, cpu)
-        self.tid = tid
-        self.begin(None)
-
-    def begin(self, work: Callable[[], Any] | None) -> None:
-        """As before its first event."""
-        self.work = work
-        self.announce(Op.START, self)
-        self.started = False
-        self.passed = 0  # announcements, those that were no point included
-        self.last = self.spawned = self.woken = -1
-        self.worker: Worker | None = None
-        self.held.clear()
-        self.held_mask = 0
-        self.waits_for = None
-        self.ended = False
-        self.error = None
-        self.result = None
-
-    def announce(self, op: Op, on: object) -> None:
-        """An operation that is no lock to wait for, and no counter."""
-        self.op = op
-        self.on = on
-        self.what: str | int = 0
-        self.delta = 0
-        self.conditional = False
-
-
 class Worker:
     """A pooled greenlet: runs one path after the other, and never ends."""
 
@@ -120,25 +59,6 @@ class Worker:
             if strand is None or strand.work is None:
                 raise EngineError("a worker has nothing to do")
             self.engine.execute(strand, strand.work)
-
-
-def is_free(on: Any, op: Op) -> bool:
-    """Would an acquisition not have to wait?"""
-    kind = type(on)
-    if kind is Lock:
-        return on.owner is None
-    if kind is RwSem:
-        return on.writer is None and (op is Op.ACQUIRE_SHARED or not on.readers)
-    return on.lock_owner is None
-
-
-def holds(on: Any, path: Path) -> bool:
-    kind = type(on)
-    if kind is Lock:
-        return on.owner is path
-    if kind is RwSem:
-        return on.writer is path or path in on.readers
-    return on.lock_owner is path
 
 
 def _kind_of_event(on: object) -> str:

@@ -10,12 +10,13 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.exploration import Moment
 from hwpoison.mm.locks import Op
 
-from .engine import EngineError, Pick
+from .engine import Pick
 from .explorer import Explorer
 from .footprint import FIRST_LOCK_CODE, Footprint
 from .labels import label, thing
 from .minimise import Shortest
 from .schedule import Rerun
+from .strands import EngineError
 from .strategies.dpor import Dpor
 from .strategies.random_walk import members
 

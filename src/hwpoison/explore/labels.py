@@ -8,7 +8,7 @@ from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.locks import Op, Path
 from hwpoison.mm.page import Page
 
-from .engine import Strand
+from .strands import Strand
 
 WORDS = {
     Op.START: "start",

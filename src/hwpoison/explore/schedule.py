@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 from hwpoison.abi.problems import WrongUse
 
-from .engine import IDLE, Engine, Strand
+from .engine import IDLE, Engine
 from .explorer import Explorer
 from .labels import announced
+from .strands import Strand
 from .strategies.random_walk import members
 
 END = "end"
