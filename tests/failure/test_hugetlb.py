@@ -14,14 +14,16 @@ from hwpoison.failure import inject
 from hwpoison.failure.flags import MF_SW_SIMULATED
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.profiles import NEWEST, Profile
+from hwpoison.failure.unpoison import unpoison_memory
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
-from hwpoison.mm.hugetlb import Hstate, is_huge, is_raw_hwpoison, state_of
+from hwpoison.mm.hugetlb import Hstate, frames_of, is_huge, is_raw_hwpoison, state_of
 from hwpoison.mm.inode import File, SysError
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mmap import Vma, do_mmap, munmap
 from hwpoison.mm.page import Page, put_page
 from hwpoison.mm.pte import Pmd, Pte
 from hwpoison.mm.task import Signalled, Task
+from hwpoison.mm.truncate import truncate
 
 from .conftest import Interrupt
 
@@ -198,6 +200,30 @@ def test_without_memory_for_a_note_no_part_of_the_page_is_trusted(newest: Memory
     inject.simulated(newest, frame(task, vma.start).pfn)
     with pytest.raises(SysError):
         newest.vm.read(file, 3)
+
+
+def test_unpoison_makes_all_of_a_huge_page_good_again(failure: MemoryFailure) -> None:
+    file = a_file(failure)
+    task, vma = memory(failure, file=file)
+    frames = [frame(task, vma.start + index) for index in range(PAGES)]
+    for bad in frames[1:3]:
+        inject.simulated(failure, bad.pfn)
+    assert unpoison_memory(failure, frames[0].pfn) == -Errno.EBUSY  # it is in its file
+    munmap(task.alive_mm(), vma)
+    truncate(file.inode, 0)
+    assert counters(failure) == (2, 1)
+    if not failure.profile.unpoison_takes_any_part:
+        assert unpoison_memory(failure, frames[1].pfn) == -Errno.EBUSY
+    assert unpoison_memory(failure, frames[0].pfn) == 0
+    assert (counters(failure), failure.vm.counters.poisoned) == ((2, 2), 0)
+    assert not any(page.bad or is_raw_hwpoison(page) for page in frames)
+
+
+def test_unpoison_of_a_dissolved_huge_page_gives_the_one_frame_back(failure: MemoryFailure) -> None:
+    bad = frames_of(pool(failure).free_list[0])[1]
+    inject.simulated(failure, bad.pfn)
+    assert unpoison_memory(failure, bad.pfn) == 0
+    assert failure.vm.zone.is_free_buddy_page(bad.pfn)
 
 
 def test_a_page_that_the_filter_spares_is_good_again(failure: MemoryFailure) -> None:

@@ -81,6 +81,9 @@ class Profile:
     unpoison_no_page: Errno = Errno.EIO
     """What unpoison says of a frame that is not memory: it asks for an online page; 6.12.117, 7.x."""
 
+    unpoison_takes_any_part: bool = False
+    """Unpoison of a bad huge page may name any frame of it; S 6.1. Since 6.5 only the first has the mark."""
+
     hugetlb_stays_put: bool = True
     """A huge page in use loses its mark "migratable" when it goes bad; S 6.12. 6.1 leaves it."""
 
@@ -139,6 +142,7 @@ V6_1 = replace(
     ),
     unsplit_thp=MfResult.IGNORED,
     filters_before_split=False,
+    unpoison_takes_any_part=True,
     hugetlb_stays_put=False,
     hugetlb_tells_head=True,
     refuses_slab=False,
