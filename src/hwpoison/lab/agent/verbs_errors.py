@@ -28,6 +28,7 @@ from .vdso import map_vdso
 NOT_REACHED = (errno.EFAULT, errno.ENOMEM, errno.EINVAL)  # madvise(2) that never got to the handler
 ANY = 0xFFFFFFFF
 BALLOON_MIB, BALLOON_TRIES = 1020, 100  # a guest has 1024 MiB; it gives back four, in less than ten seconds
+ZEROS_ARE_BAD = "an earlier scenario has poisoned the page of zeros, which this one meets"
 FILTER = "/sys/kernel/debug/hwpoison/corrupt-filter-"
 
 
@@ -130,7 +131,7 @@ class ErrorVerbs(Bench):
     def _about_to(self, pfn: int | None) -> None:
         """Say what was seen until now: the machine may stop."""
         if pfn == self.zero_page and self.zero_page_was_bad:
-            raise NeedsFreshBoot("an earlier scenario has poisoned the page of zeros, which this one meets")
+            raise NeedsFreshBoot(ZEROS_ARE_BAD)
         kept = {self.zero_page, *(frame.pfn for frame in self.frames.values() if frame.owned)}
         # unpoisoning a frame that the kernel uses takes a reference from it, and may free it under its owner
         self.about_to(self.number, None if pfn in kept else pfn, self.seen)
@@ -165,7 +166,10 @@ class ErrorVerbs(Bench):
             self.see("page", step.subject, bad="yes" if bad else "no")
         else:
             task, address = self.place(step)
-            self.see("pte", name, **frames.entry_view(frames.entry(task.remote.pid, address)))
+            word = frames.entry(task.remote.pid, address)
+            if pm.pfn_of(word) == self.zero_page and self.zero_page_was_bad:
+                raise NeedsFreshBoot(ZEROS_ARE_BAD)
+            self.see("pte", name, **frames.entry_view(word))
 
     def _page_view(self, file: File, index: int) -> dict[str, Value]:
         if not (huge.cached if file.fs == huge.FILE_SYSTEM else cached)(file.path, index):
