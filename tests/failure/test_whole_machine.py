@@ -491,6 +491,11 @@ class WholeMachine(RuleBasedStateMachine):
 
         self.strike(entry.page, consume if consumed else lambda: madvise(self.failure, owner.task, vpn))
 
+    @precondition(lambda self: self.over)
+    @rule()
+    def nothing_more(self) -> None:
+        """The machine has stopped."""
+
     # What must always hold.
 
     @invariant()
