@@ -94,6 +94,7 @@ def test_without_shrinking_every_difference_is_listed_as_it_is(
     told = json.loads(capsys.readouterr().out)
     assert len(told["found"]) == told["kernels"]["6.12"]["differs"]
     assert all(case["steps"] == case["first_steps"] for case in told["found"])
+    assert all(case["stable"] is None for case in told["found"])
 
 
 def test_what_cannot_be_set_up_is_counted_with_its_reason_and_no_answer_is_a_finding(

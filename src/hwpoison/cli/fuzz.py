@@ -124,7 +124,7 @@ class Fuzzing:
             shown = {case.scenario for case in self.found} | {n for case in self.found for n in case.alike}
             for find in self.finds[kernel.name]:
                 if find.scenario.name not in shown:
-                    self.found.append(self._case(kernel, hunt.Shrunk(find, find, True)))
+                    self.found.append(self._case(kernel, hunt.Shrunk(find, find, None)))
 
     def _compare(self, live: Live) -> None:
         if self.kernels:

@@ -36,11 +36,11 @@ class Find:
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """A find, made short. ``stable``: it came up again when run alone. ``alike``: others of its sort."""
+    """A find, made short. ``stable``: it came up again alone; None: not tried. ``alike``: of its sort."""
 
     first: Find
     shortest: Find
-    stable: bool
+    stable: bool | None
     alike: tuple[str, ...] = ()
 
 

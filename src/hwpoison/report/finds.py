@@ -15,14 +15,15 @@ from hwpoison.report.terminal import Console
 @dataclass(frozen=True, slots=True)
 class FoundCase:
     """One sort of difference. ``command`` repeats the shortest scenario that shows it, ``steps`` of
-    ``first_steps``; ``stable``: it came up again alone; ``alike``: other scenarios with the same sort."""
+    ``first_steps``; ``stable``: it came up again alone, None: not tried;
+    ``alike``: other scenarios of the same sort."""
 
     scenario: str
     kernel: str
     cell: Cell
     steps: int
     first_steps: int
-    stable: bool
+    stable: bool | None
     command: str
     alike: tuple[str, ...] = ()
 
@@ -100,7 +101,9 @@ def print_hunt(hunt: Hunt, console: Console | None = None) -> None:
     out = console or Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
     for case in hunt.found:
         print_contrasts(out, case.scenario, case.kernel, case.cell)
-        how = f"{case.steps} of {case.first_steps} steps" if case.stable else "not seen again when run alone"
+        how = f"{case.steps} of {case.first_steps} steps"
+        if not case.stable:
+            how = "not run again" if case.stable is None else "not seen again when run alone"
         out.print(f"  {how}; repeat it: [bold]{escape(case.command)}[/]", soft_wrap=True)
         if case.alike:
             out.print(f"  of the same sort: {escape(', '.join(case.alike))}", soft_wrap=True)
