@@ -10,6 +10,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.exploration import Moment
 from hwpoison.mm.locks import Op
 
+from .containers import SEEN
 from .engine import Pick
 from .explorer import Explorer
 from .footprint import FIRST_LOCK_CODE, Footprint
@@ -133,6 +134,8 @@ def _common(one: Footprint, two: Footprint) -> list[int]:
 
 def _owner(explorer: Explorer, it: object) -> str:
     """An object by its name; a container by whose it is."""
+    if not isinstance(it, SEEN):
+        return _plain(it)
     for other in explorer.world.objects.values():
         for field in explorer.watch.fields_of(other):
             try:
