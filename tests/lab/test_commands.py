@@ -238,8 +238,10 @@ def test_a_file_of_ones_own_is_verified_on_an_image_of_ones_own(
 
 INTERRUPTED = """
 import signal, sys
-from hwpoison.lab import tools
+from pathlib import Path
+from hwpoison.lab import prepared, tools
 tools.search_path = lambda: {path!r}
+prepared.bundle = prepared.images = lambda: Path("/dev/null")  # as in the fixture of stand-in guests
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
 from hwpoison.cli.app import main
 sys.exit(main(["verify", "again", "--kernel", "6.12"]))
