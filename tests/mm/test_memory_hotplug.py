@@ -9,11 +9,13 @@ import pytest
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 from hwpoison.failure.handler import MemoryFailure
-from hwpoison.failure.inject import hard_offline_page
+from hwpoison.failure.inject import corrupt_pfn, hard_offline_page
+from hwpoison.failure.profiles import V6_1
 from hwpoison.failure.soft_offline import soft_offline_page
+from hwpoison.failure.unpoison import unpoison_memory
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
 from hwpoison.mm.inode import File
-from hwpoison.mm.machine import Machine
+from hwpoison.mm.machine import Machine, Traits
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.memory_hotplug import offline_pages, online_pages
 from hwpoison.mm.mmap import Vma, do_mmap
@@ -92,7 +94,23 @@ def test_bad_frames_are_no_obstacle_but_stand_in_the_way_of_coming_back(
     assert offline_pages(vm, *around(page)) == 0
     assert offline_pages(vm, 192, 208) == 0
     assert online_pages(vm, 192, 208) == -Errno.EHWPOISON
-    assert soft_offline_page(failure, 200) == -Errno.ENXIO
+
+
+def test_older_kernels_forget_which_frames_are_bad(machine: Callable[..., Machine]) -> None:
+    vm = machine(traits=Traits(blocks_count_bad_frames=False))
+    failure = MemoryFailure(vm, V6_1)
+    assert hard_offline_page(failure, 200) == 0
+    assert offline_pages(vm, 192, 208) == 0
+    assert online_pages(vm, 192, 208) == 0
+    assert 200 in set(vm.zone.free_pfns())
+
+
+def test_an_offline_frame_is_not_the_kernel_s_any_more(vm: Machine) -> None:
+    failure = MemoryFailure(vm)
+    assert offline_pages(vm, 192, 208) == 0
+    assert hard_offline_page(failure, 200) == corrupt_pfn(failure, 200) == -Errno.ENXIO
+    assert soft_offline_page(failure, 200) == unpoison_memory(failure, 200) == -Errno.EIO
+    assert failure.events == []
 
 
 def test_a_bad_page_that_is_still_mapped_is_taken_away(vm: Machine, task: Task) -> None:

@@ -51,7 +51,7 @@ UNSHOWN_WEAKNESSES: dict[str, str] = {
     "whole-huge-page": TO_BE_RECORDED,
     "isolated-mlocked": ONLY_UNDER_A_RACE,
     "touched-too-early": ONLY_UNDER_A_RACE,
-    "unpoison-under-owner": "its scenario waits for its record on four kernels",
+    "mark-lost-offline": "its scenario waits for its record on four kernels",
     "merged-again": "ksmd must pass while a pipe holds the page",
     "bad-page-allocated": "the allocator must come between two steps of the handler",
 }
@@ -59,19 +59,17 @@ UNSHOWN_WEAKNESSES: dict[str, str] = {
 
 NOT_RECORDED = "its scenarios wait for their record on four kernels"
 UNSHOWN_STEPS = dict.fromkeys(
-    ("soft-offline", "unpoison", "migrate", "note", "hugepages", "pool"),
+    ("hugepages", "pool", "migrate", "offline-block", "online-block"),
     NOT_RECORDED,
 )
 """Steps that no scenario has, and the reason."""
 
 UNSHOWN_CHOICES: dict[tuple[str, str, str], str] = {
-    ("soft-offline", "via", "madvise"): NOT_RECORDED,
-    ("soft-offline", "via", "sysfs"): NOT_RECORDED,
-    ("sysctl", "", "enable_soft_offline"): NOT_RECORDED,
     ("hugepages", "", "2M"): TO_BE_RECORDED,
     ("pool", "", "2M"): TO_BE_RECORDED,
     ("map", "hugetlb", "2M"): TO_BE_RECORDED,
     ("frame", "kind", "hugepage"): TO_BE_RECORDED,
+    ("frame", "kind", "removable"): TO_BE_RECORDED,
 }
 """Choices of the language that no scenario takes: (verb, parameter, choice), and the reason."""
 
@@ -150,7 +148,8 @@ def test_every_return_code_is_seen() -> None:
     # -EFAULT needs a consumer without memory of its own: a kernel thread. -EOPNOTSUPP is for the filter, and
     # every way in that gives a code to somebody makes it 0.
     handler = {"0", "-EBUSY", "-ENXIO", "-EHWPOISON"}
-    assert codes == handler
+    soft_offline = {"-EIO", "-ENOTRECOVERABLE", "-EOPNOTSUPP"}
+    assert codes == handler | soft_offline
 
 
 def test_every_step_of_the_language_is_used() -> None:

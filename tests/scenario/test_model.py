@@ -41,7 +41,6 @@ WRONG = {
     "frame beyond kind=nostruct\nbreak beyond": ("beyond", "no struct page"),
     "frame beyond kind=nostruct\nhold beyond as=h": ("beyond", "no struct page"),
     "frame beyond kind=nostruct\nswapout beyond": ("beyond", "no struct page"),
-    "frame none kind=nostruct\nlook none": ("none", "no struct page"),
     "file tmp fs=tmpfs\ndrop tmpp": ("unknown file 'tmpp'", "tmp"),
     "swapoff swap\nunlock n": ("unknown area 'n'", "m"),
     "release nothing": ("no pin or hold yet", "'nothing'"),

@@ -66,6 +66,11 @@ DEVIATIONS: dict[str, Deviation] = {
         "a free page is handed out between being marked and being taken off the free lists",
         "mm/page_alloc.c is_check_pages_enabled(), 6.3 and later",
     ),
+    "mark-lost-offline": Deviation(
+        1,
+        "a block of memory that was taken out and brought back has forgotten which of its frames are bad",
+        "mm/memory_hotplug.c online_pages(), before 6.2",
+    ),
     "unpoison-under-owner": Deviation(
         5,
         "a page whose error was ignored is made good again, and freed under its owner: his only reference is "

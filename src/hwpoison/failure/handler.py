@@ -107,7 +107,7 @@ class MemoryFailure:
             return self._handle(self.vm.zone.page(pfn), flags)
 
     def _no_struct_page(self, pfn: int) -> int:
-        if self.profile.page_without_struct is not None:
+        if self.profile.page_without_struct is not None and pfn not in self.vm.zone.offline:
             return self.action_result(pfn, self.profile.page_without_struct, MfResult.IGNORED)
         self.printk(f"{pfn:#x}: memory outside kernel control")
         return -Errno.ENXIO

@@ -37,13 +37,13 @@ def soft_offline_page(failure: MemoryFailure, pfn: int, flags: int = 0) -> int:
     """Take this frame out of use. With MF_COUNT_INCREASED the caller's reference is used up.
 
     0: it is out of use, now or since before. -EBUSY: somebody holds it, or it changed under our hands.
-    -EIO, -ENOTRECOVERABLE: no page that could be moved. -EOPNOTSUPP: switched off, or filtered. -ENXIO:
-    no such frame. -ENOMEM: no frame to move to.
+    -EIO, -ENOTRECOVERABLE: no page that could be moved, or one that is offline. -EOPNOTSUPP: switched off,
+    or filtered. -ENXIO: no such frame. -ENOMEM: no frame to move to.
     """
     vm = failure.vm
     counted = bool(flags & MF_COUNT_INCREASED)
     if not vm.zone.online(pfn):
-        return -Errno.ENXIO
+        return -Errno.EIO if pfn in vm.zone.offline else -Errno.ENXIO
     page = vm.zone.page(pfn)
     if failure.profile.soft_offline_switch and not vm.sysctls.enable_soft_offline:
         _say(failure, "disabled by /proc/sys/vm/enable_soft_offline")

@@ -24,7 +24,7 @@ KERNELS_OWN = pg.SLAB | pg.PGTABLE | pg.RESERVED | pg.OFFLINE
 def unpoison_memory(failure: MemoryFailure, pfn: int) -> int:
     """Make this frame good again: 0, -EBUSY (not bad, or somebody has it), -EOPNOTSUPP, or no such frame."""
     if not failure.vm.zone.online(pfn):
-        return -failure.profile.unpoison_no_page
+        return -Errno.EIO if pfn in failure.vm.zone.offline else -failure.profile.unpoison_no_page
     page = failure.vm.zone.page(pfn)
     with failure.mf_mutex:
         refusal = _refusal(failure, page)

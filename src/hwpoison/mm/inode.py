@@ -39,7 +39,6 @@ class FileSystem:
     buffers: bool = False  # PG_private with buffer heads on pages that were written
     state: bool = False  # PG_private with the state of each block, on large folios not written whole
     swap_backed: bool = False
-    migrates: bool = True  # it has an operation that moves a page, dirty or not (migrate_folio)
     huge: bool = False  # of huge pages (hugetlbfs)
     min_order: int = 0  # of its folios (mapping_set_folio_min_order()): its blocks are so large
     unevictable: bool = False  # its pages never leave memory (mapping_set_unevictable())
@@ -62,10 +61,10 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("fuse", None, True),
         FileSystem("tmpfs", "keep", False, swap_backed=True),
         FileSystem("hugetlbfs", "keep", False, huge=True),
-        FileSystem("ramfs", None, False, punch_hole=False, migrates=False, unevictable=True),
+        FileSystem("ramfs", None, False, punch_hole=False, unevictable=True),
         FileSystem("sysv", "keep", False, swap_backed=True),
         FileSystem("memfd", "keep", False, swap_backed=True),
-        FileSystem("secret", None, False, punch_hole=False, migrates=False, unevictable=True, hidden=True),
+        FileSystem("secret", None, False, punch_hole=False, unevictable=True, hidden=True),
     )
 }
 """Source: the address_space_operations of each file system (6.12). Pages of block devices (bdev) have no

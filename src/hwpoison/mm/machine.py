@@ -48,9 +48,16 @@ class Traits:
     migration_copies_first: bool = True
     """mm/migrate.c __migrate_folio() copies before the page is replaced in its cache, so that bad memory can
     stop it; S 6.12. Before, it copies afterwards, and has to succeed."""
+    moves_clean_pages_only: tuple[str, ...] = ("ramfs",)
+    """File systems without an operation that moves a page (migrate_folio); on 6.1 vfat has none either."""
+    no_page_table_is_efault: bool = False
+    """mm/gup.c no_page_table(): move_pages(2) of memory without even a page table; seen on 6.1."""
     migration_writes_dirty_pages: bool = False
     """mm/migrate.c fallback_migrate_folio(): a dirty page of a file system without an operation to move it is
     written to the disk, to be moved then; S 6.1, 6.12. Later it stays where it is."""
+    blocks_count_bad_frames: bool = True
+    """drivers/base/memory.c memory_block_online() refuses a block with bad frames (nr_hwpoison, since 6.2).
+    Before, its frames come back as new, the bad ones too, as nobody remembers them."""
     reclaim_unmaps_bad_pages: bool = True
     """mm/vmscan.c shrink_folio_list() takes a page known to be bad away from whoever maps it, and off the
     lists for good (since 6.15, and in stable kernels of then). Before, it was written out as any other."""

@@ -38,8 +38,10 @@ def offline_pages(vm: Machine, start: int, end: int) -> int:
 def online_pages(vm: Machine, start: int, end: int) -> int:
     """Bring offline frames back: 0, or -EHWPOISON for a range with a bad frame (memory_block_online())."""
     zone = vm.zone
-    if any(_is_bad(zone, pfn) for pfn in range(start, end)):
+    if vm.traits.blocks_count_bad_frames and any(_is_bad(zone, pfn) for pfn in range(start, end)):
         return -Errno.EHWPOISON
+    for pfn in range(start, end):
+        zone.pages.pop(pfn, None)  # memmap_init_range(): a new struct page
     zone.offline -= set(range(start, end))
     zone.give_back(set(range(start, end)))
     return 0

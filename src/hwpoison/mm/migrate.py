@@ -193,7 +193,7 @@ def move_to_new_folio(new: Page, page: Page) -> int:
     mapping = page.mapping
     if not isinstance(mapping, AddressSpace) or page.flags & pg.SWAPCACHE:
         return _migrate_folio(new, page)
-    if mapping.fs.migrates:
+    if mapping.fs.name not in page.vm.traits.moves_clean_pages_only:
         if isinstance(page.private, Buffers) and page.private.busy:
             return -Errno.EAGAIN  # buffer_migrate_folio_norefs(): the journal needs them where they are
     elif page.flags & pg.DIRTY:
@@ -306,7 +306,9 @@ def move_page_of(mm: Mm, vpn: int) -> int:
     mm.vm.lru.add_drain_all()
     entry = mm.entry(vpn)
     if not isinstance(entry, Pte):
-        return -Errno.ENOENT
+        vma = mm.find_vma(vpn)
+        anonymous = vma is not None and vma.mapping is None and mm.table(vpn) is None
+        return -Errno.EFAULT if anonymous and mm.vm.traits.no_page_table_is_efault else -Errno.ENOENT
     page = entry.page
     if page is mm.vm.zero_page:
         return -Errno.EFAULT

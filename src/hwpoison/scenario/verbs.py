@@ -11,7 +11,8 @@ YES_NO = ("no", "yes")
 POLICIES = ("default", "early", "late", "clear")
 SIGBUS_ACTIONS = ("default", "handler", "ignore", "blocked")
 FRAME_KINDS = (
-    "slab", "vmalloc", "reserved", "vdso", "pagetable", "balloon", "free", "driver", "nostruct", "hugepage"
+    "slab", "vmalloc", "reserved", "vdso", "pagetable", "balloon", "free", "removable", "driver", "nostruct",
+    "hugepage",
 )  # fmt: skip
 HUGE_SIZES = ("2M",)
 SEALS = ("write", "future-write", "shrink", "grow")
@@ -236,6 +237,8 @@ VERBS: dict[str, Verb] = {
             (TASK,),
             page=True,
         ),
+        Verb("offline-block", "frame", "take the block of memory with this frame out of the machine"),
+        Verb("online-block", "frame", "bring it back"),
         Verb(
             "note",
             "area or file",

@@ -9,13 +9,18 @@ from hwpoison.failure import inject, soft_offline
 from hwpoison.failure.unpoison import unpoison_memory
 from hwpoison.mm import gup, slab
 from hwpoison.mm.inode import FILE_SYSTEMS
+from hwpoison.mm.memory_hotplug import offline_pages, online_pages
 from hwpoison.mm.page import put_page
+from hwpoison.mm.proc import stable_page_flags
 
 from .bench import Bench
-from .census import Census
+from .census import Census, broke
 from .promises_soft import after_soft_offline, after_unpoison
 from .steps import Step
 from .views import counters_view, disk_view, entry_view, page_view, pool_view
+
+MEMORY_BLOCK = 64
+"""Frames of one block of memory that can be taken out, in the model."""
 
 
 class ErrorVerbs(Bench):
@@ -27,6 +32,8 @@ class ErrorVerbs(Bench):
             self.frames[name] = zone.frames + 1
         elif kind == "free":
             self.frames[name] = next(zone.free_pfns())
+        elif kind == "removable":
+            self.frames[name] = zone.frames - MEMORY_BLOCK // 2
         elif kind == "hugepage":
             taken = set(self.frames.values())
             heads = (h.free_list for h in self.vm.hugetlb.hstates.values())
@@ -109,9 +116,30 @@ class ErrorVerbs(Bench):
         self.broken_at_once += after_unpoison(self.failure, pfn, refs, returned)
         self.see("return", step.subject, code=errno_name(returned))
 
+    def do_offline_block(self, step: Step) -> None:
+        returned = offline_pages(self.vm, *self._block(step))
+        self.see("return", step.subject, code=errno_name(returned))
+
+    def do_online_block(self, step: Step) -> None:
+        start, end = self._block(step)
+        pages = [self.vm.zone.pages.get(pfn) for pfn in range(start, end)]
+        marked = [page for page in pages if page is not None and page.flags & pg.HWPOISON]
+        returned = online_pages(self.vm, start, end)
+        if returned == 0:
+            for page in marked:
+                self.failure.out_of_use.discard(page.pfn)
+                self.broken_at_once.append(broke("mark-lost-offline", f"the bad {page} can be had again"))
+        self.see("return", step.subject, code=errno_name(returned))
+
+    def _block(self, step: Step) -> tuple[int, int]:
+        start = self.look_up(step, "frame", self.frames, step.subject) & -MEMORY_BLOCK
+        return start, start + MEMORY_BLOCK
+
     def do_note(self, step: Step) -> None:
         pfn = self.pfn(step)
-        self.frames[self.new_name(step, step.args["as"])] = pfn
+        name = self.new_name(step, step.args["as"])
+        self.frames[name] = pfn
+        self.noted.add(name)
 
     def do_break(self, step: Step) -> None:
         page = self.page(step)
@@ -125,8 +153,8 @@ class ErrorVerbs(Bench):
             self.see("page", name, **page_view(self.vm, inode, step.page))
             self.see("disk", name, **disk_view(inode, step.page))
         elif step.subject in self.frames:
-            flags = self.page(step).flags
-            self.see("page", step.subject, bad="yes" if flags & pg.HWPOISON else "no")
+            bad = stable_page_flags(self.vm, self.pfn(step)) & pg.HWPOISON
+            self.see("page", step.subject, bad="yes" if bad else "no")
         else:
             task, vpn = self.address(step)
             self.see("pte", name, **entry_view(self.vm, task, vpn))

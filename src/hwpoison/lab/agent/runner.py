@@ -21,7 +21,7 @@ from hwpoison.abi.problems import Problem
 from hwpoison.abi.records import Observation
 from hwpoison.lab.wire import Errand
 
-from . import frames, huge, quiet
+from . import frames, hotplug, huge, quiet
 from .bench import PROGRAM, AboutTo
 from .disks import Disks, make_swap, modules
 from .evidence import trace_instance
@@ -84,9 +84,10 @@ class Runner:
     def run(self, errands: list[Errand]) -> None:
         """Run them all; last those that may stop the machine, so that one boot answers for most.
 
-        Before them those with errors of the hardware, after which a kernel makes no frame good again.
+        Before them those with errors of the hardware, after which a kernel makes no frame good again, and
+        before those the ones that take memory out of the machine.
         """
-        for errand in sorted(errands, key=lambda errand: (may_stop(errand), really_bad(errand))):
+        for errand in sorted(errands, key=lambda e: (may_stop(e), really_bad(e), takes_memory(e))):
             self.write({"begin": errand.name})
             started = time.monotonic()
             answer = self._one(errand)
@@ -186,6 +187,8 @@ class Runner:
         if errand.swap:
             libc.swapoff(self.disks.get("swap").path.encode())
         self.files.empty(check="disk" in verbs)
+        if takes_memory(errand):
+            hotplug.all_online()
         for core in ROOT.glob("core.*"):
             core.unlink()
         if any(step.verb in ("break", "nomemory") for step in errand.steps):
@@ -211,6 +214,11 @@ def really_bad(errand: Errand) -> bool:
 def holds_disk(errand: Errand) -> bool:
     """Does it hold writes to a disk back?"""
     return any(step.verb in ("disk", "swapout") for step in errand.steps)
+
+
+def takes_memory(errand: Errand) -> bool:
+    """Does it take a block of memory out of the machine, which may not come back?"""
+    return any(step.verb == "offline-block" for step in errand.steps)
 
 
 def may_stop(errand: Errand) -> bool:

@@ -13,7 +13,7 @@ from hwpoison.abi.records import Value
 from hwpoison.abi.signals import errno_name
 from hwpoison.scenario.steps import Step
 
-from . import frames, huge
+from . import frames, hotplug, huge
 from . import syscalls as nr
 from .bench import Bench, KernelFrame, named
 from .disks import modules
@@ -39,6 +39,8 @@ class ErrorVerbs(Bench):
             found = KernelFrame(frames.end_of_memory() + (1 << 30), owned=False)
         elif kind == "free":
             found = KernelFrame(frames.free_frame(), owned=False)
+        elif kind == "removable":
+            found = KernelFrame(hotplug.removable_frame(), owned=False)
         elif kind == "slab":
             found = KernelFrame(frames.frame_with(pg.SLAB, set()))
         elif kind == "reserved":
@@ -145,6 +147,16 @@ class ErrorVerbs(Bench):
         if pfn is None:
             raise EndedEarly(f"no frame of {step.subject}:{step.page} was struck")
         self.see("return", step.subject, code=errno_name(unpoison_pfn(self.hand, pfn)))
+
+    def do_offline_block(self, step: Step) -> None:
+        self._switch_block(step, "offline")
+
+    def do_online_block(self, step: Step) -> None:
+        self._switch_block(step, "online")
+
+    def _switch_block(self, step: Step, state: str) -> None:
+        returned = hotplug.switch(named(self.frames, step.subject).pfn, state)
+        self.see("return", step.subject, code=errno_name(returned))
 
     def do_note(self, step: Step) -> None:
         self.frames[step.args["as"]] = KernelFrame(self.pfn(step), owned=False)

@@ -23,6 +23,7 @@ from hwpoison.scenario.steps import Step
 
 HARDWARE = "after one error of the hardware no page of that boot can be made good again"
 HUGE = "huge pages join when their scenarios are recorded on all kernels"
+NO_WAY_BACK = "a block of memory that stays out is missing in all later scenarios of the boot"
 NO_DRIVER = "the lab has no driver, or no program to make one"
 OTHER_MEMORY = "other kinds of memory have their catalogue; a move for each is still to be written"
 OTHER_WAYS = "other ways to bytes have their catalogue; a move for each is still to be written"
@@ -40,6 +41,9 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("discard", "", ""): LARGE,
     ("collapse", "", ""): LARGE,
     ("split", "", ""): LARGE,
+    ("offline-block", "", ""): NO_WAY_BACK,
+    ("online-block", "", ""): NO_WAY_BACK,
+    ("frame", "kind", "removable"): NO_WAY_BACK,
     ("nomemory", "", ""): "allocations of the handler cannot be made to fail from outside",
     ("file", "kind", "directory"): "the lab has no file system with directories in the page cache",
     ("file", "fs", "ext2"): NO_DRIVER,
