@@ -24,7 +24,7 @@ from .evidence import Evidence
 from .files import ROOT, File, Files, cached
 from .hardware import Hardware
 from .holds import Hold, Pin
-from .problems import EndedEarly
+from .problems import CannotSetUp, EndedEarly
 from .remote import DATA, Remote
 from .syscalls import PAGE
 from .tasks import Task, Tasks
@@ -171,15 +171,19 @@ class Bench:
         slot = frames.swap_slot(word)
         if slot is None:
             return pm.pfn_of(word) or self._in_swap_cache(*self.key(step))
-        pfn = self.slots.get(slot)
-        return pfn if pfn is not None and frames.flags(pfn) & pg.SWAPCACHE else None
+        if slot not in self.slots:
+            raise CannotSetUp("the frame that the swap cache has for this entry is not known")
+        pfn = self.slots[slot]
+        return pfn if frames.flags(pfn) & pg.SWAPCACHE else None
 
     def remember(self, step: Step, before: int = 0) -> None:
         """Note the frame of a page, which may be needed once it is unmapped; ``before``: the word then."""
         if (pfn := pm.pfn_of(self.word(step))) is not None:
             self.note(step, pfn)
             if (slot := frames.swap_slot(before)) is not None:
-                self.slots[slot] = pfn
+                self.slots.pop(slot, None)
+                if frames.flags(pfn) & pg.SWAPCACHE:  # else it is a copy, and the other frame is not known
+                    self.slots[slot] = pfn
 
     def note(self, step: Step, pfn: int) -> None:
         """This frame is the page; if it is a file's, the file has it, even where it is mapped privately."""

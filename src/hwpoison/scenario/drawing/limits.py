@@ -44,6 +44,7 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("offline-block", "", ""): NO_WAY_BACK,
     ("online-block", "", ""): NO_WAY_BACK,
     ("frame", "kind", "removable"): NO_WAY_BACK,
+    ("frame", "kind", "pagetable"): "a new page table is found by its mark, and may be one that just ends",
     ("nomemory", "", ""): "allocations of the handler cannot be made to fail from outside",
     ("file", "kind", "directory"): "the lab has no file system with directories in the page cache",
     ("file", "fs", "ext2"): NO_DRIVER,
@@ -116,7 +117,8 @@ def _pins_file(model: Model, step: Step) -> bool:
 
 def _others_cached(model: Model, step: Step) -> bool:
     return any(
-        inode is not model.files.get(step.subject) and inode.mapping.pages and not inode.fs.swap_backed
+        inode is not model.files.get(step.subject)
+        and any(not page.flags & pg.DIRTY for page in inode.mapping.pages.values())
         for inode in model.vm.inodes
     )
 
