@@ -44,6 +44,7 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("offline-block", "", ""): NO_WAY_BACK,
     ("online-block", "", ""): NO_WAY_BACK,
     ("frame", "kind", "removable"): NO_WAY_BACK,
+    ("frame", "kind", "vdso"): "while its page is bad, every process that is started in this boot dies",
     ("frame", "kind", "pagetable"): "a new page table is found by its mark, and may be one that just ends",
     ("nomemory", "", ""): "allocations of the handler cannot be made to fail from outside",
     ("file", "kind", "directory"): "the lab has no file system with directories in the page cache",
