@@ -47,6 +47,6 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "make setup: building $(VENV) (once; under a minute)"
 	@$(PYTHON) -m venv $(VENV)
 	@{ $(VENV)/bin/python -m pip install --no-input -c constraints.txt hatchling && \
-	   $(VENV)/bin/python -m pip install --no-input -c constraints.txt --no-build-isolation -e '.[dev,lab]'; } \
+	   $(VENV)/bin/python -m pip install --no-input -c constraints.txt --no-build-isolation -e '.[dev]'; } \
 	   >$(VENV)/install.log 2>&1 || { cat $(VENV)/install.log >&2; exit 1; }
 	@touch $@
