@@ -59,7 +59,7 @@ UNSHOWN_WEAKNESSES: dict[str, str] = {
 
 NOT_RECORDED = "its scenarios wait for their record on four kernels"
 UNSHOWN_STEPS = dict.fromkeys(
-    ("hugepages", "pool", "migrate", "offline-block", "online-block"),
+    ("hugepages", "pool", "offline-block", "online-block"),
     NOT_RECORDED,
 )
 """Steps that no scenario has, and the reason."""
