@@ -1,11 +1,12 @@
 """Boot one real kernel in a virtual machine, run one command inside, and bring back what it said.
 
-The guest has this host's own file system, read-only, so the host's Python and the project run inside as they
-are (initramfs.py says how it comes up); its kernel and modules have been unpacked before (prepared.py).
-It has one processor: QEMU then emulates on one thread, where atomic instructions are cheap, and the races of
-emulated processors with each other are gone. (virtme-ng did all this first, and well; emulated, its way up
-cost 18 s of processor time, and thousands of scenarios want it half as long.) A panic, an oops, a locked-up CPU and a task that hangs for a
-minute end the guest at once, and it cannot outlive this process (processes.py).
+The guest has this host's own file system, read-only, so the host's Python and the project run inside as
+they are (initramfs.py says how it comes up); its kernel and modules have been unpacked before
+(prepared.py). It has one processor: QEMU then emulates on one thread, where atomic instructions are cheap,
+and the races of emulated processors with each other are gone. (virtme-ng did all this first, and well;
+emulated, its way up cost 18 s of processor time, and thousands of scenarios want it half as long.) A panic,
+an oops, a locked-up CPU and a task that hangs for a minute end the guest at once, and it cannot outlive
+this process (processes.py).
 
 A guest that ends before the command is under way says nothing about the command: it is booted again, a
 bounded number of times, and the result says so. A file that is no longer empty is the mark that tells.
