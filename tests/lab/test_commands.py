@@ -71,6 +71,12 @@ def test_the_list_says_what_booting_needs(
         (["verify", "--kernel", "6.13"], "unknown kernel '6.13'"),
         (["verify", "--jobs", "0"], "'--jobs'"),
         (["verify", "no-such-file.toml"], "no scenario file"),
+        (["fuzz", "--kernel", "6.13"], "unknown kernel '6.13'"),
+        (["fuzz", "--count", "0"], "'--count'"),
+        (["fuzz", "--seed", "x"], "'--seed'"),
+        (["fuzz", "--first", "-1"], "'--first'"),
+        (["fuzz", "--model-only", "--kernel", "6.12"], "leave --kernel out"),
+        (["fuzz", "surplus"], "surplus"),
     ],
 )
 def test_wrong_use_is_one_line(

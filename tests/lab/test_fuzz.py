@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hwpoison.abi.problems import DONE, FINDING, NOT_POSSIBLE, WRONG_USE
+from hwpoison.abi.problems import DONE, FINDING, NOT_POSSIBLE
 from hwpoison.abi.records import Outcome
 from hwpoison.cli import fuzz as command
 from hwpoison.cli.app import INTERRUPTED, main
@@ -151,26 +151,6 @@ def test_a_promise_that_the_model_breaks_is_a_finding_with_its_command(
     out = capsys.readouterr().out
     assert "promise broken 5 on 7.3: the books do not balance" in out
     assert "repeat it: hwpoison simulate hwpoison-fuzz/random-1-" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["fuzz", "--kernel", "6.13"], "unknown kernel '6.13'"),
-        (["fuzz", "--count", "0"], "'--count'"),
-        (["fuzz", "--seed", "x"], "'--seed'"),
-        (["fuzz", "--first", "-1"], "'--first'"),
-        (["fuzz", "--model-only", "--kernel", "6.12"], "leave --kernel out"),
-        (["fuzz", "surplus"], "surplus"),
-    ],
-)
-def test_wrong_use_is_one_line(
-    arguments: list[str], words: str, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments) == WRONG_USE
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert words in err
 
 
 def test_without_a_kernel_the_way_to_get_one_is_told(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
