@@ -46,8 +46,8 @@ class Investigation:
     ) -> Exploration:
         with self.explorer.open():
             result = Search(self.explorer, budget, keep_going, tell).run(strategy, seed)
-            failures = tuple(self._tell(found) for found in result.failures)
-            known = tuple(self._tell(found) for found in result.known)
+            failures = tuple(self.telling(found) for found in result.failures)
+            known = tuple(self.telling(found) for found in result.known)
         shown = {found.failure.known for found in result.known}
         return Exploration(
             scenario=self.scenario.name,
@@ -73,7 +73,7 @@ class Investigation:
             schedule = stretches(self.explorer.engine)
             failures = list(self.explorer.failures)
             told = [
-                self._telling(
+                self._put(
                     Found(failure, schedule, "schedule", 1),
                     Shortest(schedule, tuple(parts), failure, follower.preemptions, follower.switches, 0, 0),
                 )
@@ -96,13 +96,14 @@ class Investigation:
         )
         return exploration, follower.misfit
 
-    def _tell(self, found: Found) -> Telling:
+    def telling(self, found: Found) -> Telling:
+        """A failure by its shortest run; while the explorer is open."""
         shortest = Minimiser(self.explorer, found.failure.sort).shortest(found.schedule)
         if shortest is None:  # it does not come again: told as it was found
             shortest = Shortest(found.schedule, (), found.failure, 0, len(found.schedule) - 1, 0, 0)
-        return self._telling(found, shortest)
+        return self._put(found, shortest)
 
-    def _telling(self, found: Found, shortest: Shortest) -> Telling:
+    def _put(self, found: Found, shortest: Shortest) -> Telling:
         explainer = Explainer(self.explorer, shortest)
         state = tuple(self.race.state())
         racing = explainer.racing()
