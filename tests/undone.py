@@ -17,7 +17,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -30,7 +30,7 @@ import pytest
 from hwpoison.abi.exploration import Exploration, Telling
 from hwpoison.explore.report import Investigation
 from hwpoison.explore.schedule import read
-from hwpoison.explore.search import DEFAULT_BUDGET, Search, Status
+from hwpoison.explore.search import Search, Status
 from hwpoison.failure.profiles import NEWEST, Profile
 from hwpoison.report.exploration import columns, print_exploration
 from hwpoison.report.terminal import Console
@@ -51,8 +51,8 @@ class Undone:
     A function named in the module that defines it is replaced wherever a module, or the state table of the
     kernel, knows it; named in another module, or as a method, only there.
     ``steps``: a scenario, for ``explore()`` with paths between ``together`` and ``end``.
-    ``breaks``: a regular expression for ``KIND: TEXT`` of the failure; None: the row breaks no promise, and
-    a test of its own shows what is wrong. ``known``: weaknesses of the kernel itself that the steps show, too.
+    ``breaks``: a regular expression for ``KIND: TEXT`` of the failure; None: no promise is broken, and a
+    test of its own shows what is wrong. ``known``: weaknesses of the kernel itself that the steps show.
     """
 
     name: str
@@ -156,7 +156,7 @@ def explore(
     ours: bool = False,
     shorten: bool = True,
 ) -> Outcome:
-    """In every order, or those that ``strategy`` comes to; ``seconds`` are the search's, without shortening."""
+    """In every order, or those that ``strategy`` comes to. ``seconds``: the search's, without shortening."""
     strategy, budget = strategy or undone.strategy, budget or undone.budget
     with nullcontext(undone.kernel) if ours else undone.installed() as kernel:
         work = Investigation(undone.scenario, kernel, undone.name)

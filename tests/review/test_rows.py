@@ -1,4 +1,4 @@
-"""Each remark of the review: our handler keeps its promises, and with the posting's way put back it does not."""
+"""Each remark of the review: with the posting's way put back a promise is broken, and with ours none is."""
 
 from __future__ import annotations
 
