@@ -18,7 +18,6 @@ from hwpoison.scenario.model import Model, Run
 from hwpoison.scenario.verbs import VERBS
 
 NEVER_IN_SEQUENCE = "unmapping clears the mark before the table is asked: never seen on real kernels"
-TO_BE_RECORDED = "its scenarios come when all four kernels have answered"
 ONLY_UNDER_A_RACE = "the page must lose its mark between two looks at it"
 UNREACHED_ROWS: dict[tuple[str, PageType], str] = {
     ("7.2", PageType.KERNEL): "pages that come with a reference are classified first, and refused there",
@@ -27,8 +26,6 @@ UNREACHED_ROWS: dict[tuple[str, PageType], str] = {
     ("7.3", PageType.UNKNOWN): "only pages on a reclaim list get to the table, and those have a row",
     **{(kernel, PageType.DIRTY_MLOCKED_LRU): NEVER_IN_SEQUENCE for kernel in PROFILES},
     **{(kernel, PageType.CLEAN_MLOCKED_LRU): NEVER_IN_SEQUENCE for kernel in PROFILES},
-    **{(kernel, PageType.HUGE): TO_BE_RECORDED for kernel in PROFILES},
-    **{(kernel, PageType.CLEAN_UNEVICTABLE_LRU): "ramfs marks every page dirty" for kernel in PROFILES},
 }
 """Rows of the state table that no scenario reaches: (kernel, row), and the reason."""
 
@@ -37,41 +34,18 @@ UNREACHED_TYPES: dict[PageType, str] = {
     PageType.KERNEL_HIGH_ORDER: ONLY_UNDER_A_RACE,
     PageType.SLAB: UNREACHED_ROWS["6.1", PageType.SLAB],
     PageType.DIFFERENT_COMPOUND: LARGE,
-    PageType.HUGE: TO_BE_RECORDED,
-    PageType.FREE_HUGE: TO_BE_RECORDED,
     PageType.DAX: "persistent memory is not modelled",
     PageType.DIRTY_MLOCKED_LRU: NEVER_IN_SEQUENCE,
     PageType.CLEAN_MLOCKED_LRU: NEVER_IN_SEQUENCE,
-    PageType.CLEAN_UNEVICTABLE_LRU: "ramfs marks every page dirty",
 }
 """Verdicts that no scenario gets on any kernel, and the reason."""
 
 UNSHOWN_WEAKNESSES: dict[str, str] = {
-    "unsplit-untold": TO_BE_RECORDED,
-    "whole-huge-page": TO_BE_RECORDED,
     "isolated-mlocked": ONLY_UNDER_A_RACE,
     "touched-too-early": ONLY_UNDER_A_RACE,
-    "mark-lost-offline": "its scenario waits for its record on four kernels",
-    "merged-again": "ksmd must pass while a pipe holds the page",
     "bad-page-allocated": "the allocator must come between two steps of the handler",
 }
 """Deviations that no scenario shows, and the reason."""
-
-NOT_RECORDED = "its scenarios wait for their record on four kernels"
-UNSHOWN_STEPS = dict.fromkeys(
-    ("hugepages", "pool", "offline-block", "online-block"),
-    NOT_RECORDED,
-)
-"""Steps that no scenario has, and the reason."""
-
-UNSHOWN_CHOICES: dict[tuple[str, str, str], str] = {
-    ("hugepages", "", "2M"): TO_BE_RECORDED,
-    ("pool", "", "2M"): TO_BE_RECORDED,
-    ("map", "hugetlb", "2M"): TO_BE_RECORDED,
-    ("frame", "kind", "hugepage"): TO_BE_RECORDED,
-    ("frame", "kind", "removable"): TO_BE_RECORDED,
-}
-"""Choices of the language that no scenario takes: (verb, parameter, choice), and the reason."""
 
 
 @cache
@@ -154,8 +128,7 @@ def test_every_return_code_is_seen() -> None:
 
 def test_every_step_of_the_language_is_used() -> None:
     used = {step.verb for scenario in catalogue().values() for step in scenario.steps}
-    assert set(VERBS) - used - set(UNSHOWN_STEPS) == set()
-    assert used & set(UNSHOWN_STEPS) == set(), "take it off the list"
+    assert set(VERBS) - used == set()
 
 
 def test_every_choice_of_the_language_is_used() -> None:
@@ -171,8 +144,7 @@ def test_every_choice_of_the_language_is_used() -> None:
         for name, choices in [("", verb.choices), *((p.name, p.choices) for p in verb.parameters)]
         for choice in choices
     }
-    assert offered - taken - set(UNSHOWN_CHOICES) == set()
-    assert taken & set(UNSHOWN_CHOICES) == set(), "take it off the list"
+    assert offered - taken == set()
 
 
 def test_every_known_weakness_is_shown() -> None:

@@ -22,7 +22,7 @@ from hwpoison.scenario.model import Model
 from hwpoison.scenario.steps import Step
 
 HARDWARE = "after one error of the hardware no page of that boot can be made good again"
-HUGE = "huge pages join when their scenarios are recorded on all kernels"
+HUGE = "huge pages have their catalogue; a move for each is still to be written"
 NO_WAY_BACK = "a block of memory that stays out is missing in all later scenarios of the boot"
 NO_DRIVER = "the lab has no driver, or no program to make one"
 OTHER_MEMORY = "other kinds of memory have their catalogue; a move for each is still to be written"
