@@ -17,8 +17,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing import Any
 import pytest
 
 from hwpoison.abi.exploration import Exploration, Telling
+from hwpoison.explore.program import Failure
 from hwpoison.explore.report import Investigation
 from hwpoison.explore.schedule import read
 from hwpoison.explore.search import Search, Status
@@ -36,11 +37,11 @@ from hwpoison.report.exploration import columns, print_exploration
 from hwpoison.report.terminal import Console
 from hwpoison.scenario.expect import differences
 from hwpoison.scenario.load import Scenario, load_text
-from hwpoison.scenario.model import Run
-from hwpoison.scenario.model import run as run_scenario
+from hwpoison.scenario.model import Model, Run
 
 PACKAGE = "hwpoison."
 WIDTH = 110
+Patches = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,21 +52,25 @@ class Undone:
     A function named in the module that defines it is replaced wherever a module, or the state table of the
     kernel, knows it; named in another module, or as a method, only there.
     ``steps``: a scenario, for ``explore()`` with paths between ``together`` and ``end``.
-    ``breaks``: a regular expression for ``KIND: TEXT`` of the failure; None: no promise is broken, and a
-    test of its own shows what is wrong. ``known``: weaknesses of the kernel itself that the steps show.
+    ``breaks``: a regular expression for ``KIND: TEXT`` of the failure.
+    ``known``: weaknesses of the kernel itself that the steps show.
+    ``setting``: replacements that are there with ours as well. ``also``: what is wrong at the end beside
+    promises, one sentence each; the failure is of the kind "remark".
     """
 
     name: str
     title: str
     steps: str
-    patches: tuple[tuple[str, Any], ...]
-    breaks: str | None
+    patches: Patches
+    breaks: str
     known: tuple[str, ...] = ()
     kernel: Profile = NEWEST
     swap: int = 4
     frames: int = 64
     strategy: str = "auto"
     budget: int = 20_000
+    setting: Patches = ()
+    also: Callable[[Model], list[str]] | None = None
 
     def __repr__(self) -> str:
         return self.name
@@ -83,11 +88,11 @@ class Undone:
         return scenario
 
     @contextmanager
-    def installed(self) -> Iterator[Profile]:
-        """Everything is undone meanwhile; the kernel to run."""
+    def installed(self, *, ours: bool = False) -> Iterator[Profile]:
+        """Everything is undone meanwhile, or with ``ours`` only the setting there; the kernel to run."""
         kernel = self.kernel
         with pytest.MonkeyPatch.context() as patch:
-            for target, new in self.patches:
+            for target, new in self.setting if ours else (*self.setting, *self.patches):
                 where, _colon, path = target.partition(":")
                 *owners, name = path.split(".")
                 owner = resolve_name(f"{where}:{'.'.join(owners)}") if owners else import_module(where)
@@ -134,17 +139,27 @@ class Outcome:
         return "" if self.telling is None else run_text(self.telling)
 
 
-def run(undone: Undone, *, ours: bool = False) -> Run:
+@dataclass(frozen=True)
+class Done:
+    """A plain run. ``wrong``: ``promise N: TEXT``, ``remark: TEXT``, and expectations that were not met."""
+
+    run: Run
+    wrong: tuple[str, ...]
+
+
+def run(undone: Undone, *, ours: bool = False) -> Done:
     """As a plain scenario: one step after the other."""
-    with nullcontext(undone.kernel) if ours else undone.installed() as kernel:
-        return run_scenario(undone.scenario, kernel)
-
-
-def wrong(done: Run) -> list[str]:
-    """What a plain run showed that it should not: ``promise N: TEXT``, and expectations that were not met."""
-    broken = [f"promise {b.promise}: {b.text}" for b in done.outcome.broken]
-    unmet = [line for line in differences(done.scenario, done.outcome) if " promise " not in line]
-    return broken + unmet
+    with undone.installed(ours=ours) as kernel:
+        model = Model(undone.scenario, kernel, None)
+        done = model.run()
+        expected = undone.scenario.expected_breaks(kernel.name)
+        broken = [b for b in done.outcome.broken if b.deviation is None or b.deviation not in expected]
+        wrong = [f"promise {b.promise}: {b.text}" for b in broken]
+        wrong += [f"remark: {text}" for text in (undone.also(model) if undone.also else ())]
+    return Done(
+        done,
+        (*wrong, *(line for line in differences(done.scenario, done.outcome) if " promise " not in line)),
+    )
 
 
 def explore(
@@ -158,8 +173,8 @@ def explore(
 ) -> Outcome:
     """In every order, or those that ``strategy`` comes to. ``seconds``: the search's, without shortening."""
     strategy, budget = strategy or undone.strategy, budget or undone.budget
-    with nullcontext(undone.kernel) if ours else undone.installed() as kernel:
-        work = Investigation(undone.scenario, kernel, undone.name)
+    with undone.installed(ours=ours) as kernel:
+        work = _investigation(undone, kernel)
         with work.explorer.open():
             begun = time.perf_counter()
             result = Search(work.explorer, budget).run(strategy, seed)
@@ -179,16 +194,24 @@ def explore(
     )
 
 
+def _investigation(undone: Undone, kernel: Profile) -> Investigation:
+    work = Investigation(undone.scenario, kernel, undone.name)
+    check, also, model = work.race.check, undone.also, work.race.model
+    if also is not None:
+        work.race.check = lambda: [*check(), *(Failure("remark", text) for text in also(model))]
+    return work
+
+
 def follow(undone: Undone, schedule: str, *, ours: bool = False) -> tuple[Exploration, str | None]:
     """One schedule: what it came to, and where it did not fit."""
-    with nullcontext(undone.kernel) if ours else undone.installed() as kernel:
-        return Investigation(undone.scenario, kernel, undone.name).replay(read(schedule))
+    with undone.installed(ours=ours) as kernel:
+        return _investigation(undone, kernel).replay(read(schedule))
 
 
 def shows(undone: Undone) -> Outcome:
     """Explore it; AssertionError with the command that repeats it, unless it fails as the row says."""
     outcome = explore(undone)
-    as_said = outcome.word == "found" and re.search(undone.breaks or "$", outcome.failure)
+    as_said = outcome.word == "found" and re.search(undone.breaks, outcome.failure)
     expected = f"expected {undone.breaks!r}, {outcome.word}: {outcome.failure!r}\nrepeat: {outcome.command}"
     assert as_said, expected
     return outcome
@@ -234,7 +257,7 @@ def main(arguments: Sequence[str]) -> None:
 def _show(row: Undone, given: argparse.Namespace) -> None:
     if not row.races:
         done = run(row, ours=given.ours)
-        print("\n".join([*(o.text() for o in done.outcome.observations), *wrong(done)]))
+        print("\n".join([*(o.text() for o in done.run.outcome.observations), *done.wrong]))
     elif given.schedule:
         told, misfit = follow(row, given.schedule, ours=given.ours)
         print_exploration(told)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from hwpoison.mm.lockorder import CHAINS, LOCK_CLASSES, _classes
+from hwpoison.mm.lockorder import CHAINS, LOCK_CLASSES, lock_classes
 
 
 def allowed(outer: str, inner: str) -> bool:
@@ -32,7 +32,7 @@ def test_the_table_has_no_cycle() -> None:
 
 def test_a_cycle_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="cycle through a, b"):
-        _classes((("a", "b"), ("b", "a")))
+        lock_classes((("a", "b"), ("b", "a")))
 
 
 def test_a_lock_may_not_be_taken_twice_or_with_its_own_kind() -> None:

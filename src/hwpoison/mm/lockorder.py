@@ -63,7 +63,8 @@ def _closure(chains: tuple[tuple[str, ...], ...]) -> dict[str, set[str]]:
     return before
 
 
-def _classes(chains: tuple[tuple[str, ...], ...]) -> dict[str, LockClass]:
+def lock_classes(chains: tuple[tuple[str, ...], ...]) -> dict[str, LockClass]:
+    """Every kind of lock that the chains name; ValueError if they go round in a circle."""
     before = _closure(chains)
     cycle = [name for name, outers in before.items() if name in outers]
     if cycle:
@@ -76,4 +77,4 @@ def _classes(chains: tuple[tuple[str, ...], ...]) -> dict[str, LockClass]:
     }
 
 
-LOCK_CLASSES: dict[str, LockClass] = _classes(CHAINS)
+LOCK_CLASSES: dict[str, LockClass] = lock_classes(CHAINS)
