@@ -44,7 +44,7 @@ WIDTH = 110
 Patches = tuple[tuple[str, Any], ...]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Undone:
     """One row: what is undone, where that shows, and as what.
 

@@ -63,7 +63,7 @@ def test_the_threads_own_policy_goes_before_the_sysctl(
 ) -> None:
     task = newest.vm.new_task("app")
     task.prctl_mce_kill(policy)
-    assert find_early_kill_thread(task, sysctl) is (task if early else None)
+    assert find_early_kill_thread(task, early_kill=sysctl) is (task if early else None)
 
 
 @pytest.mark.parametrize("sysctl", [True, False])
@@ -72,7 +72,7 @@ def test_an_early_bit_that_was_cleared_means_nothing(newest: MemoryFailure, sysc
     task = newest.vm.new_task("app")
     task.prctl_mce_kill(McePolicy.EARLY)
     task.prctl_mce_kill(None)
-    assert find_early_kill_thread(task, sysctl) is (task if sysctl else None)
+    assert find_early_kill_thread(task, early_kill=sysctl) is (task if sysctl else None)
 
 
 def test_the_first_thread_that_wants_to_be_told_is_told(newest: MemoryFailure) -> None:

@@ -41,7 +41,7 @@ BORDERS = ("hwpoison.mm.rmap:unlink_anon_vmas", ways.unlinks_under_the_files_lis
 
 CONSEQUENCES = re.compile(
     "recovery action for|Sending SIGBUS|forcibly killing|dropped without side effects|keeping poisoned page"
-    "|still referenced|failed to unmap|already hardware poisoned"
+    "|still referenced|failed to unmap|already hardware poisoned|memory outside kernel control"
 )
 """A line of the handler names one of these, or nobody can do anything about it."""
 
@@ -288,6 +288,20 @@ ROWS = (
         ),
         breaks="assertion: KernelBug: .* leaves the swap cache under writeback",
         known=("device-reads-on",),
+    ),
+    Undone(
+        "R20",
+        "a weakness is mended, and still listed",
+        """
+        task app
+        map m task=app
+        store m:0 data=x
+        pin m:0 as=device
+        inject m:0 via=sysfs
+        """,
+        ((f"{TRUNCATE}:give_up_clean_folio", ways.counts_pins),),
+        breaks="the deviation 'pinned-anonymous' no longer shows on 7.3",
+        known=("pinned-anonymous",),
     ),
     Undone(
         "R21",

@@ -146,7 +146,7 @@ def removes_raw(page: Page) -> Response:
         with mapping.i_pages_lock:
             page_cache_delete(mapping, page)
         put_page(page)
-    return Response(MfResult.RECOVERED, None, "removed if it was not mapped", HABIT)
+    return Response(MfResult.RECOVERED, 0, "removed if it was not mapped", HABIT)
 
 
 def removes_raw_unlocked(page: Page) -> Response:

@@ -59,6 +59,7 @@ class Filter:
     flags_value: int = 0
 
     def refuses(self, vm: Machine, pfn: int) -> bool:
+        """hwpoison_filter(): whether this frame is not one of those that errors may be injected into."""
         if not self.enabled:
             return False
         if self.fs is not None and not self._on_device(vm, pfn):

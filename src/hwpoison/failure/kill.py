@@ -47,7 +47,7 @@ class ToKill:
     """log2 of the bytes that are lost there."""
 
 
-def find_early_kill_thread(leader: Task, early_kill: bool) -> Task | None:
+def find_early_kill_thread(leader: Task, *, early_kill: bool) -> Task | None:
     """The first thread that wants to be told before it touches the page: by its own policy or the sysctl."""
     for thread in leader.threads:
         if thread.flags & PF_MCE_PROCESS:
@@ -65,7 +65,7 @@ def task_early_kill(failure: MemoryFailure, leader: Task, flags: int) -> Task | 
         return None
     if flags & MF_ACTION_REQUIRED and current is not None and leader.mm is current.mm:
         return current
-    return find_early_kill_thread(leader, failure.vm.sysctls.memory_failure_early_kill)
+    return find_early_kill_thread(leader, early_kill=failure.vm.sysctls.memory_failure_early_kill)
 
 
 def collect_procs(failure: MemoryFailure, page: Page, flags: int) -> list[ToKill]:
