@@ -110,3 +110,20 @@ def test_every_kernel_can_be_explored(kernel: str) -> None:
     told = Investigation(races()["forked+exit"], PROFILES[kernel], "forked+exit").explore()
     assert told.kernel == kernel
     assert told.status == "exhausted"
+
+
+@pytest.mark.parametrize("rival", ["exit second", "exec second", "fork second as=child"])
+def test_of_two_threads_that_end_their_process_one_does_it(rival: str) -> None:
+    told = investigate(
+        f"""
+        task app
+        thread app as=second
+        map m task=app
+        store m:0 data=x
+        together
+          one: exit app
+          two: {rival}
+        end
+        """
+    ).explore()
+    assert (told.status, told.failures) == ("exhausted", ())

@@ -166,26 +166,32 @@ class Task:
     def execve(self, comm: str) -> None:
         """execve(2): new empty memory; signal handlers go, an ignored signal stays ignored."""
         leader = self.leader
-        for thread in leader.threads[1:]:
-            thread.exited = True
-            thread.mm = None
-        del leader.threads[1:]
-        old = leader.alive_mm()
-        leader.comm = comm
-        leader.mm = Mm(self.vm, f"{comm}:{leader.pid}")
-        leader.mm.users.append(leader)
-        if leader.sigbus == "handler":
-            leader.sigbus = "default"
+        with leader.siglock:
+            if leader.exited:
+                return  # another thread has ended the process meanwhile
+            for thread in leader.threads[1:]:
+                thread.exited = True
+                thread.mm = None
+            del leader.threads[1:]
+            old = leader.alive_mm()
+            leader.comm = comm
+            leader.mm = Mm(self.vm, f"{comm}:{leader.pid}")
+            leader.mm.users.append(leader)
+            if leader.sigbus == "handler":
+                leader.sigbus = "default"
         self._leave(old)
 
     def exit(self, died_of: Signal | None = None) -> None:
-        """exit_group(2), or the end by a signal: all threads, and the memory if nobody shares it."""
+        """exit_group(2), or the end by a signal: all threads, and the memory if nobody shares it.
+
+        Of several threads that end the process the first does it (SIGNAL_GROUP_EXIT, under the siglock).
+        """
         leader = self.leader
-        if leader.exited:
-            return
-        mm = leader.alive_mm()
-        for thread in leader.threads:
-            with leader.siglock:
+        with leader.siglock:
+            if leader.exited:
+                return
+            mm = leader.alive_mm()
+            for thread in leader.threads:
                 thread.exited = True
                 thread.died_of = died_of
                 thread.mm = None
