@@ -11,7 +11,7 @@ from hwpoison.abi.signals import Errno
 from hwpoison.mm.hugetlb import Hstate, frames_of, is_huge, is_raw_hwpoison, state_of
 from hwpoison.mm.inode import SysError
 from hwpoison.mm.machine import Machine
-from hwpoison.mm.page import Page, put_page
+from hwpoison.mm.page import Page, put_page, set_flags
 
 
 @pytest.fixture
@@ -192,3 +192,9 @@ def test_a_bad_gigantic_page_is_not_demoted(vm: Machine) -> None:
     vm.hugetlb.set_max_huge_pages(big, 1)
     vm.hugetlb.set_hwpoison(big.free_list[0], no_memory=False)
     assert vm.hugetlb.demote(1) == 0
+
+
+def test_a_bad_folio_that_is_no_huge_page_of_a_pool_has_no_list_of_bad_frames(vm: Machine) -> None:
+    folio = vm.zone.alloc_pages(2)
+    set_flags(folio, pg.HWPOISON)
+    assert not any(is_raw_hwpoison(frame) for frame in folio.pages())

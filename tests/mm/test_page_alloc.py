@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hwpoison.abi import pageflags as pg
 from hwpoison.mm.locks import KernelBug
 from hwpoison.mm.machine import Machine, Traits
-from hwpoison.mm.page import Page, put_page
+from hwpoison.mm.page import Page, folio_try_get, put_page
 from hwpoison.mm.page_alloc import MAX_PAGE_ORDER, PCP_HIGH, OutOfMemory
 
 FRAMES = 100  # no power of two: blocks of many orders
@@ -253,3 +253,7 @@ def test_a_large_zone_costs_nothing_until_it_is_used(machine: Callable[..., Mach
     vm = machine(frames=1 << 20)
     assert len(vm.zone.pages) == 1, "the zero page"
     assert vm.zone.is_free_buddy_page((1 << 20) - 1)
+
+
+def test_of_a_frozen_block_nobody_can_take_a_reference(machine: Callable[..., Machine]) -> None:
+    assert not folio_try_get(machine().zone.alloc_pages(2, frozen=True))

@@ -18,6 +18,7 @@ from hwpoison.mm.task import Signalled
 from hwpoison.scenario.load import Scenario
 from hwpoison.scenario.model import Model
 from hwpoison.scenario.steps import Step
+from hwpoison.scenario.verbs import VERBS
 
 from .containers import journal
 from .engine import Engine
@@ -61,7 +62,7 @@ class RaceModel(Model):
     def walk(self, steps: list[Step]) -> None:
         """What one path does."""
         for step in steps:
-            method: Callable[[Step], None] = getattr(self, f"do_{step.verb}")
+            method: Callable[[Step], None] = getattr(self, VERBS[step.verb].method)
             try:
                 method(step)
             except Signalled:

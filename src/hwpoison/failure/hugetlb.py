@@ -91,7 +91,7 @@ def try_memory_failure_hugetlb(failure: MemoryFailure, page: Page, flags: int) -
     if found is Found.FREE:
         folio_unlock(head)
         return _free(failure, page)
-    saved = head.flags
+    saved = int(head.flags)
     if not hwpoison_user_mappings(failure, page, flags):
         folio_unlock(head)
         return failure.action_result(

@@ -52,7 +52,8 @@ def filemap_get_folio(mapping: AddressSpace, index: int) -> Page | None:
             return None
         folio = page.head
         if not folio_try_get(folio):
-            mapping.paths.relax()  # it is frozen, by somebody who will soon be done
+            if mapping.pages.get(index) is page and page.head is folio:
+                mapping.paths.relax()  # it is frozen, by somebody who will soon be done
             continue
         if mapping.pages.get(index) is page and page.head is folio:
             return folio

@@ -27,7 +27,8 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False) -> Page:
         if isinstance(entry, Pte) and (entry.writable or not write):
             page: Page = read_once_page(entry)
             if not folio_try_get(page.head):
-                mm.paths.relax()
+                if mm.entry(vpn) is entry:
+                    mm.paths.relax()
             elif mm.entry(vpn) is entry:
                 return page
             else:

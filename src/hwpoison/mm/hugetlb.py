@@ -92,7 +92,7 @@ def state_of(page: Page) -> HugeState:
 
 def is_raw_hwpoison(page: Page) -> bool:
     """is_raw_hwpoison_page_in_hugepage(): is this very frame known to be bad?"""
-    if not page.head.flags & pg.HWPOISON:
+    if not is_huge(page) or not page.head.flags & pg.HWPOISON:
         return False
     state = state_of(page)
     return state.raw_unreliable or page in state.raw
@@ -135,15 +135,14 @@ class Hugetlb:
             self._update_and_free(page)
 
     def _grow(self, h: Hstate, *, surplus: bool) -> bool:
-        """One more page, free; False without memory for it."""
+        """One more page, free; False without memory for it. Nobody has a reference at any time (B2)."""
         try:
-            page = self.vm.zone.alloc_pages(h.order)
+            page = self.vm.zone.alloc_pages(h.order, frozen=True)
         except OutOfMemory:
             return False
         with self.lock:
             page.flags |= pg.HUGE
             page.private = HugeState(h)
-            page.refcount = 0
             h.nr += 1
             h.surplus += surplus
             self._enqueue(h, page)
@@ -227,8 +226,10 @@ class Hugetlb:
         self._update_and_free(page)
 
     def _remove(self, h: Hstate, page: Page, *, surplus: bool) -> None:
-        """remove_hugetlb_folio(): out of the pool; ``surplus``: it was one too many."""
+        """remove_hugetlb_folio(): out of the pool, and no huge page any more, so that nobody marks its head
+        for a bad frame from now on (B4). Under the lock; ``surplus``: it was one too many."""
         state = state_of(page)
+        page.flags &= ~pg.HUGE
         if state.freed:
             h.free_list.remove(page)
             state.freed = False

@@ -131,15 +131,17 @@ class Zone:
             else:
                 self.free_area[order][half] = None
 
-    def alloc_pages(self, order: int = 0) -> Page:
-        """A block of free pages with one reference; content as it was left. Raises OutOfMemory."""
+    def alloc_pages(self, order: int = 0, *, frozen: bool = False) -> Page:
+        """A block of free pages with one reference; content as it was left. Raises OutOfMemory.
+
+        ``frozen``: without a reference, so that nobody else can take one (alloc_frozen_pages())."""
         while True:
             page = self._take_from_pcp() if order == 0 else None
             if page is None:
                 page = self._take_from_buddy(order)
             if self._check_new_pages(page, order):
                 break
-        page.refcount = 1
+        page.refcount = 0 if frozen else 1
         page.order = order
         if order:
             page.flags |= pg.COMPOUND_HEAD

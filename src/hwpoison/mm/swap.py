@@ -158,7 +158,8 @@ class SwapArea:
         """swap_cache_get_folio(): with a reference."""
         while (page := self.cache.get(slot)) is not None:
             if not folio_try_get(page):
-                self.vm.paths.relax()
+                if self.cache.get(slot) is page:
+                    self.vm.paths.relax()
             else:
                 if self.cache.get(slot) is page:
                     return page
