@@ -33,6 +33,7 @@ bench: $(STAMP) ## run every bench/bench_*.py
 docs: $(STAMP) ## write the generated documents
 	@$(VENV)/bin/python -m hwpoison.docs
 	@$(VENV)/bin/python -m tests.review.page
+	@$(VENV)/bin/python -m tests.history.page
 
 clean: ## remove .venv and everything else that can be made again
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
