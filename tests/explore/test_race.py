@@ -112,14 +112,24 @@ def test_every_kernel_can_be_explored(kernel: str) -> None:
     assert told.status == "exhausted"
 
 
-@pytest.mark.parametrize("rival", ["exit second", "exec second", "fork second as=child"])
-def test_of_two_threads_that_end_their_process_one_does_it(rival: str) -> None:
+@pytest.mark.parametrize(
+    "rival",
+    [
+        "exit second",
+        "exec second",
+        "fork second as=child",
+        "load n:0 task=second",
+        "store n:0 data=y task=second",
+    ],
+)
+def test_a_process_ends_once_whatever_its_other_thread_does(rival: str) -> None:
     told = investigate(
         f"""
         task app
         thread app as=second
         map m task=app
         store m:0 data=x
+        map n task=app
         together
           one: exit app
           two: {rival}

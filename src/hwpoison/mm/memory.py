@@ -8,7 +8,7 @@ instead of giving bytes.
 from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
-from hwpoison.abi.signals import Errno
+from hwpoison.abi.signals import Errno, SigInfo, Signal
 
 from .fault import Fault
 from .filemap import folio_attach_buffers, folio_mark_dirty, read_mapping_folio
@@ -23,7 +23,7 @@ from .page_alloc import OutOfMemory
 from .pte import Entry, MarkerPte, MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
 from .rmap import HPAGE_NR, StableNode, new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
 from .shmem import shmem_get_folio
-from .task import Task
+from .task import Signalled, Task
 from .truncate import mapping_evict_folio, truncate_inode_folio
 
 
@@ -41,6 +41,8 @@ def access(task: Task, vpn: int, data: str | None) -> str:
     """One load (``data`` None) or store of a whole page, by the task in user mode."""
     mm = task.alive_mm()
     while True:
+        if task.exited:  # another thread has ended the process meanwhile (do_group_exit())
+            raise Signalled(task, SigInfo(Signal.SIGKILL))
         entry = _translate(mm, vpn, data is not None)
         if entry is None:
             task.raise_fault(handle_mm_fault(task, vpn, write=data is not None), vpn)
