@@ -1,10 +1,14 @@
-"""What the raw removal from the page cache breaks, and what it does not (R10): the lock decides."""
+"""Removing pages from the page cache: what the raw way breaks (R10), and that there is one way (R12)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
+
+from hwpoison.mm.inode import AddressSpace
+from hwpoison.mm.page import Page
+from hwpoison.mm.truncate import truncate_inode_folio
 
 from .. import undone
 from ..undone import Undone
@@ -40,3 +44,18 @@ def test_r10_the_raw_removal_under_the_folio_lock_breaks_nothing(rival: str) -> 
 def test_r10_without_the_lock_truncation_removes_the_page_as_well() -> None:
     outcome = undone.explore(row("truncate", ways.removes_raw_unlocked))
     assert outcome.failure.startswith("assertion: "), outcome
+
+
+@pytest.mark.parametrize("step", ["truncate f pages=0", "punch f:0", "inject f:0 via=sysfs"])
+def test_r12_truncation_holes_and_the_handler_remove_by_one_function(step: str) -> None:
+    removed = []
+
+    def counted(mapping: AddressSpace, page: Page) -> int:
+        removed.append(page.index)
+        return truncate_inode_folio(mapping, page)
+
+    steps = f"file f fs=ext4\nopen fd file=f\nread fd:0\n{step}"
+    patches = (("hwpoison.mm.truncate:truncate_inode_folio", counted),)
+    done = undone.run(replace(row("load", ways.removes_raw), steps=steps, patches=patches))
+    assert removed == [0]
+    assert not done.run.outcome.broken
