@@ -377,3 +377,17 @@ def test_a_page_off_the_lists_is_a_failure_of_either_kind(
         response = (give_up_dirty_swapcache if dirty else give_up_clean_swapcache)(page)
     assert (response.result, response.kept) == (MfResult.FAILED, 0)
     put_page(page)
+
+
+@pytest.mark.parametrize("gives_back", [True, False])
+def test_a_store_that_brings_a_page_back_gives_its_slot_back_or_not(gives_back: bool) -> None:
+    vm = Machine(swap_slots=1, traits=Traits(store_gives_slot_back=gives_back))
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 1)
+    store(task, vma.start, "old")
+    entry = task.alive_mm().entry(vma.start)
+    assert isinstance(entry, Pte)
+    assert reclaim_folio(entry.page)
+    store(task, vma.start, "newer")
+    assert bool(vm.swap.cache) != gives_back
+    assert load(task, vma.start) == "newer"

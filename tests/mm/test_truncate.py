@@ -385,3 +385,34 @@ def test_a_hole_on_xfs_is_told_of_an_earlier_error_instead_and_only_once(vm: Mac
     assert vm.read(file, 1) == "zeros"
     with pytest.raises(SysError, match="EIO"):
         fsync(file)
+
+
+@pytest.mark.parametrize(("size", "told"), [(1, True), (2, True), (3, False)])
+def test_old_kernels_write_on_xfs_before_a_truncation_and_may_be_told_instead(
+    vm: Machine, size: int, told: bool
+) -> None:
+    vm.traits = Traits(truncate_writes=("xfs",))
+    file = File(vm.create("data", "xfs", 2), "fd")
+    file.inode.mapping.set_error(Errno.EIO)
+    if told:
+        with pytest.raises(SysError, match="EIO"):
+            truncate(file.inode, size)
+        assert file.inode.size == 2
+    truncate(file.inode, size)
+    assert file.inode.size == size
+
+
+@pytest.mark.parametrize("dirty", [True, False])
+def test_old_kernels_write_on_ext4_before_a_hole_if_anything_is_dirty(
+    vm: Machine, ext4: File, dirty: bool
+) -> None:
+    vm.traits = Traits(punch_writes_if_dirty=("ext4",))
+    if dirty:
+        vm.write(ext4, 0, "new")
+    ext4.inode.mapping.set_error(Errno.EIO)
+    if dirty:
+        with pytest.raises(SysError, match="EIO"):
+            punch_hole(ext4.inode, 0, 1)
+        assert ext4.inode.blocks[0] == "new"
+    punch_hole(ext4.inode, 0, 1)
+    assert vm.read(ext4, 0) == "zeros"

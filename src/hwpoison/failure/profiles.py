@@ -103,7 +103,13 @@ class Profile:
 
 
 V7_3 = Profile("7.3", (HUGE, *LRU_STATES, UNKNOWN))
-V7_2 = replace(V7_3, name="7.2", states=(RESERVED, HUGE, *LRU_STATES, UNKNOWN), refuses_kernel_pages=False)
+V7_2 = replace(
+    V7_3,
+    name="7.2",
+    states=(RESERVED, HUGE, *LRU_STATES, UNKNOWN),
+    traits=Traits(store_gives_slot_back=False),
+    refuses_kernel_pages=False,
+)
 V6_12 = replace(
     V7_2,
     name="6.12",
@@ -138,6 +144,8 @@ V6_1 = replace(
         hugetlb_read_refuses_all=True,
         tails_show_folio=False,
         shmem_write_refuses_folio=False,
+        truncate_writes=("xfs",),
+        punch_writes_if_dirty=("ext4",),
         skips_changed_pages=False,
         direct_write_falls_back=False,
         unshares_merged_pages=False,

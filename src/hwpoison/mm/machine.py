@@ -79,6 +79,15 @@ class Traits:
     shmem_write_refuses_folio: bool = True
     """write(2) to any page of a tmpfs folio with a bad page is EIO (shmem_write_begin()); 6.1 looks only at
     the one page. Seen on 6.1 and 6.12."""
+    store_gives_slot_back: bool = True
+    """mm/memory.c do_swap_page(): a store that brings a page back from swap gives up its slot if nobody else
+    has it. On 7.2 the page stays, dirty, in the swap cache: seen there, and not on 6.1, 6.12 and 7.3."""
+    truncate_writes: tuple[str, ...] = ()
+    """File systems that write before they make a file shorter, and may be told of an earlier error instead
+    (xfs_setattr_size()): seen on 6.1, and not on 6.12, 7.2 and 7.3."""
+    punch_writes_if_dirty: tuple[str, ...] = ()
+    """File systems that write before they make a hole in a file with dirty pages (ext4_punch_hole()): seen on
+    6.1, and not on 6.12, 7.2 and 7.3."""
     skips_changed_pages: bool = True
     """mm/ksm.c cmp_and_merge_page() looks for changes before it searches the stable tree, since 6.11."""
     direct_write_falls_back: bool = True

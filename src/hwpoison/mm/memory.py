@@ -362,6 +362,6 @@ def _map_swapped(vma: Vma, vpn: int, table: PageTable, entry: SwapPte, page: Pag
         page.exclusive = entry.exclusive
         table.entries[vpn] = Pte(page, writable=entry.exclusive and write, dirty=entry.exclusive and write)
     vm.swap.free_entry(entry.entry)
-    if write or vma.locked:
+    if (write and vm.traits.store_gives_slot_back) or vma.locked:
         vm.swap.free_slot_if_unused(page)
     return Fault.DONE

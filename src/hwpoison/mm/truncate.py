@@ -149,7 +149,7 @@ def _split_once_more(page: Page) -> None:
 
 
 def truncate(inode: Inode, size: int) -> None:
-    """ftruncate(2) to a number of pages."""
+    """ftruncate(2) to a number of pages; raises SysError."""
     if inode.fs.huge:
         hugetlbfs.truncate(inode, size)
         return
@@ -157,6 +157,8 @@ def truncate(inode: Inode, size: int) -> None:
         against = "shrink" if size < inode.size else "grow"
         if against in inode.seals and size != inode.size:
             raise SysError(Errno.EPERM, f"{inode} is sealed against {against}")
+        if size <= inode.size and inode.fs.name in inode.vm.traits.truncate_writes:
+            filemap_write_and_wait_range(inode.mapping, size, size + 1)
         old, inode.size = inode.size, size
         _drop(inode, size, max(old, size, _end(inode)), even_cows=True)
 
@@ -171,7 +173,8 @@ def punch_hole(inode: Inode, start: int, end: int) -> None:
     with inode.i_rwsem.write(), inode.mapping.invalidate_lock.write():
         if inode.seals & {"write", "future-write"}:
             raise SysError(Errno.EPERM, f"{inode} is sealed against writing")
-        if inode.fs.punch_writes:
+        dirty = inode.mapping.dirty and inode.fs.name in inode.vm.traits.punch_writes_if_dirty
+        if inode.fs.punch_writes or dirty:
             filemap_write_and_wait_range(inode.mapping, start, end)
         _drop(inode, start, end, even_cows=False)
 
