@@ -14,7 +14,7 @@ from hwpoison.failure.soft_offline import soft_offline_page
 from hwpoison.failure.unpoison import unpoison_memory
 from hwpoison.mm.inode import File
 from hwpoison.mm.memory import store
-from hwpoison.mm.mmap import do_mmap, insert_page
+from hwpoison.mm.mmap import do_mmap, map_driver
 from hwpoison.mm.page import Page, get_page, put_page
 from hwpoison.mm.pte import PoisonPte, Pte
 from hwpoison.mm.slab import kernel_page
@@ -120,7 +120,7 @@ def test_a_driver_s_page_that_is_mapped(failure: MemoryFailure) -> None:
     failure.vm.held.add(page.pfn)
     task = failure.vm.new_task("app")
     vma = do_mmap(task.alive_mm(), 1, shared=True)
-    insert_page(vma, vma.start, page)
+    map_driver(vma, page)
     put_page(page)
     hard_offline_page(failure, page.pfn)
     assert unpoison_memory(failure, page.pfn) == -Errno.EBUSY

@@ -12,7 +12,7 @@ from hwpoison.mm.inode import File
 from hwpoison.mm.locks import KernelBug
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
-from hwpoison.mm.mmap import TABLE_SHIFT, do_mmap, insert_page, munmap
+from hwpoison.mm.mmap import TABLE_SHIFT, do_mmap, map_driver, munmap
 from hwpoison.mm.page import Page, put_page
 from hwpoison.mm.page_alloc import OutOfMemory
 from hwpoison.mm.pte import PoisonPte, Pte
@@ -181,7 +181,7 @@ def test_a_fork_without_memory_leaves_no_half_made_child(machine: Callable[..., 
 def test_a_driver_may_map_a_page_of_its_own(vm: Machine, task: Task) -> None:
     page = kernel_page(vm, "driver")
     vma = do_mmap(task.alive_mm(), 1)
-    insert_page(vma, vma.start, page)
+    map_driver(vma, page)
     assert mapped(task, vma.start) is page
     assert (page.mapcount, page.refcount) == (1, 2)
     page.content = "the driver's"

@@ -107,13 +107,14 @@ V7_2 = replace(
     V7_3,
     name="7.2",
     states=(RESERVED, HUGE, *LRU_STATES, UNKNOWN),
-    traits=Traits(store_gives_slot_back=False),
+    traits=Traits(store_gives_slot_back=False, vmalloc_by_fault=False),
     refuses_kernel_pages=False,
 )
 V6_12 = replace(
     V7_2,
     name="6.12",
     traits=Traits(
+        vmalloc_by_fault=False,
         huge_zero_becomes_huge=False,
         maps_whole_folio=("tmpfs",),
         splits_around=False,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.mm.memory import load
-from hwpoison.mm.mmap import Vma, do_mmap
-from hwpoison.mm.page import Page, get_page, put_page, set_flags
-from hwpoison.mm.pte import Pte
-from hwpoison.mm.rmap import page_add_rmap
+from hwpoison.mm.mmap import do_mmap, map_driver
+from hwpoison.mm.page import put_page, set_flags
 from hwpoison.mm.slab import kernel_page
-from hwpoison.mm.task import Task
 
 from .plant import Planted, Wanted, new_machine, task_of
 
@@ -47,7 +44,8 @@ def marked(name: str, wanted: Wanted) -> Planted:
         vm.held.add(planted.frame.pfn)  # the driver's own reference
     for user in wanted.populated:
         task = task_of(planted, user)
-        vma = vm_insert_page(task, planted.frame)
+        vma = do_mmap(task.alive_mm(), 1)
+        map_driver(vma, planted.frame)
         planted.users.append((task, vma.start, user))
     return planted
 
@@ -92,17 +90,6 @@ def zero_page(wanted: Wanted) -> Planted:
         load(task, vma.start)
         planted.users.append((task, vma.start, user))
     return planted
-
-
-def vm_insert_page(task: Task, page: Page) -> Vma:
-    """vm_insert_page() (mm/memory.c): a driver maps a page of its own into a process."""
-    vma = do_mmap(task.alive_mm(), 1)
-    table = task.alive_mm().pte_alloc(vma.start)
-    with table.lock:
-        get_page(page)
-        page_add_rmap(page, vma)
-        table.entries[vma.start] = Pte(page, writable=True)
-    return vma
 
 
 def _is_compound(wanted: Wanted) -> bool:

@@ -31,7 +31,7 @@ def anonymous(wanted: Wanted) -> Planted:
     if wanted.has(pg.DIRTY) and not wanted.has(pg.SWAPCACHE):
         # The page itself is marked dirty when it gives back the slot that it had in swap.
         reclaim_folio(page, drop=False)
-        store(first, vma.start, CONTENT)
+        vm.swap.swapoff()
     _fork(planted, owners[1:], vma.start)
     if wanted.has(pg.SWAPCACHE):
         _swap_out(wanted, planted, page, vma.start)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
-from .inode import AddressSpace, File, SysError
+from .inode import AddressSpace, File, Inode, SysError
 from .locks import KernelBug, Op, read_once, write_once
 from .lost import forget_lost, read_lost, refuse_lost
 from .page import (
@@ -225,30 +225,41 @@ def filemap_read(file: File, index: int) -> str:
 
 
 def generic_perform_write(file: File, index: int, data: str, pages: int = 1) -> None:
-    """write(2) of whole pages of a file that lives on a disk, folio by folio."""
+    """write(2) of whole pages of a file that lives on a disk."""
     inode = file.inode
-    large = inode.fs.name in inode.vm.traits.large_folios
     with inode.i_rwsem.write():
-        end = index + pages
-        while index < end:
-            order = (end - index).bit_length() - 1 if large else 0
-            folio = filemap_grab_folio(inode.mapping, index, order)
-            if index in inode.mapping.lost and folio_page(folio, index).flags & pg.HWPOISON:
-                folio_unlock(folio)  # it could not be removed
-                put_page(folio)
-                refuse_lost(inode.mapping, index)
-            upto = min(end, folio.index + folio.nr_pages)
-            if inode.fs.buffers or (inode.fs.state and upto - index < folio.nr_pages):
-                folio_attach_buffers(folio)
-            for written in range(index, upto):
-                inode.vm.kernel_writes(folio_page(folio, written), data)
-            set_flags(folio, pg.UPTODATE)
-            inode.size = max(inode.size, upto)
-            folio_mark_dirty(folio)
-            forget_lost(inode.mapping, index, upto)
-            folio_unlock(folio)
+        fill_growth(inode, index)
+        _write_folios(inode, index, index + pages, data)
+
+
+def fill_growth(inode: Inode, size: int) -> None:
+    """A file system that cannot keep holes writes the zeros of a file that grows (cont_write_begin())."""
+    if not inode.fs.sparse:
+        _write_folios(inode, inode.size, size, ZEROS)
+
+
+def _write_folios(inode: Inode, index: int, end: int, data: str) -> None:
+    """Fill pages index .. end-1 in the page cache, folio by folio. Under i_rwsem."""
+    large = inode.fs.name in inode.vm.traits.large_folios
+    while index < end:
+        order = (end - index).bit_length() - 1 if large else 0
+        folio = filemap_grab_folio(inode.mapping, index, order)
+        if index in inode.mapping.lost and folio_page(folio, index).flags & pg.HWPOISON:
+            folio_unlock(folio)  # it could not be removed
             put_page(folio)
-            index = upto
+            refuse_lost(inode.mapping, index)
+        upto = min(end, folio.index + folio.nr_pages)
+        if inode.fs.buffers or (inode.fs.state and upto - index < folio.nr_pages):
+            folio_attach_buffers(folio)
+        for written in range(index, upto):
+            inode.vm.kernel_writes(folio_page(folio, written), data)
+        set_flags(folio, pg.UPTODATE)
+        inode.size = max(inode.size, upto)
+        folio_mark_dirty(folio)
+        forget_lost(inode.mapping, index, upto)
+        folio_unlock(folio)
+        put_page(folio)
+        index = upto
 
 
 def file_check_and_advance_wb_err(file: File) -> None:

@@ -45,6 +45,8 @@ class FileSystem:
     punch_hole: bool = True  # fallocate(2) can make a hole
     punch_writes: bool = False  # and writes what is there first, which may tell of an earlier error
     iomap: bool = False  # O_DIRECT by fs/iomap/direct-io.c
+    flushed_at_close: bool = False  # nobody has it open any more: its pages are written, and go
+    sparse: bool = True  # a file may grow without its pages; else they are filled with zeros
     hidden: bool = False  # not even the kernel may look at its pages (mm/secretmem.c)
 
 
@@ -55,8 +57,8 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("ext2", "truncate", True, buffers=True),
         FileSystem("xfs", "truncate", True, punch_writes=True, state=True, iomap=True),
         FileSystem("btrfs", "truncate", True),
-        FileSystem("bdev", None, True, buffers=True),
-        FileSystem("vfat", None, True, buffers=True, punch_hole=False),
+        FileSystem("bdev", None, True, buffers=True, flushed_at_close=True),
+        FileSystem("vfat", None, True, buffers=True, punch_hole=False, sparse=False),
         FileSystem("f2fs", None, True),
         FileSystem("fuse", None, True),
         FileSystem("tmpfs", "keep", False, swap_backed=True),

@@ -97,6 +97,9 @@ class Traits:
     """mm/ksm.c break_ksm() takes a merged page apart without a write fault, since 6.2: the copy is clean."""
     knows_poison_markers: bool = True
     """fs/userfaultfd.c UFFDIO_POISON, since 6.6."""
+    vmalloc_by_fault: bool = True
+    """kernel/bpf/arraymap.c: a process that maps an array gets its pages by faults; since 7.3. Before, they
+    are put there once, and do not come back."""
     remembers_lost_data: bool = False
     """Lost pages of files are remembered (lost.py); in no kernel, see docs/proposed.md."""
     marks_page_error: bool = False
@@ -178,6 +181,7 @@ class Machine:
         self.log: list[str] = []
         self.story: list[Note] | None = None
         self.exposures: list[Exposure] = []
+        self.vmalloc: set[int] = set()  # frames of vmalloc memory, which nothing marks
         self.held: set[int] = set()  # frames with a plain reference of somebody who is not modelled
         self.hardware = False  # errors are real: a bad frame cannot be read. Else injected by software
         self.handler: Handler | None = None

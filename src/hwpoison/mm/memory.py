@@ -17,7 +17,7 @@ from .hugetlb_memory import hugetlb_fault
 from .inode import AddressSpace, SysError
 from .locks import KernelBug
 from .migrate import migration_entry_wait
-from .mmap import Mm, PageTable, Vma
+from .mmap import Mm, PageTable, Vma, driver_answers_faults, insert_page
 from .page import ZEROS, Page, folio_lock, folio_page, folio_trylock, folio_unlock, get_page, put_page
 from .page_alloc import OutOfMemory
 from .pte import Entry, MarkerPte, MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
@@ -89,12 +89,27 @@ def handle_mm_fault(task: Task, vpn: int, *, write: bool) -> Fault:
         with table.lock:
             entry = table.entry(vpn)
         if entry is None:
-            return (
-                do_fault(vma, vpn, write) if vma.mapping is not None else do_anonymous_page(vma, vpn, write)
-            )
+            return _nothing_there(vma, vpn, write)
         if isinstance(entry, Pte):
             return do_wp_page(vma, vpn, table, entry) if write and not entry.writable else Fault.RETRY
         return do_swap_page(vma, vpn, table, entry, write)
+
+
+def _nothing_there(vma: Vma, vpn: int, write: bool) -> Fault:
+    """do_pte_missing()."""
+    if vma.driver is not None:
+        return _driver_fault(vma, vpn, vma.driver)
+    return do_fault(vma, vpn, write) if vma.mapping is not None else do_anonymous_page(vma, vpn, write)
+
+
+def _driver_fault(vma: Vma, vpn: int, page: Page) -> Fault:
+    """What a driver has mapped once does not come back, unless it answers faults."""
+    if not driver_answers_faults(vma):
+        return Fault.SIGBUS
+    if page.flags & pg.HWPOISON:
+        return Fault.HWPOISON
+    insert_page(vma, vpn, page)
+    return Fault.DONE
 
 
 def _huge_fault(vma: Vma, vpn: int, write: bool) -> Fault | None:
@@ -352,16 +367,17 @@ def _map_swapped(vma: Vma, vpn: int, table: PageTable, entry: SwapPte, page: Pag
     vm = vma.mm.vm
     if not page.flags & pg.UPTODATE:
         return Fault.SIGBUS
+    if write and not page.flags & pg.LRU:
+        vm.lru.add_drain(vm.paths.current.cpu)
     with table.lock:
         if table.entries.get(vpn) is not entry:
             return Fault.RETRY
+        vm.swap.free_entry(entry.entry)
+        vm.swap.free_slot_at_fault(page, write=write, locked=vma.locked)
         if page.mapping is None:
             vm.make_anon(page, vma, vpn)
         get_page(page)
         page_add_rmap(page, vma)
         page.exclusive = entry.exclusive
         table.entries[vpn] = Pte(page, writable=entry.exclusive and write, dirty=entry.exclusive and write)
-    vm.swap.free_entry(entry.entry)
-    if (write and vm.traits.store_gives_slot_back) or vma.locked:
-        vm.swap.free_slot_if_unused(page)
     return Fault.DONE

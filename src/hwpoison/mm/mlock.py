@@ -17,7 +17,7 @@ def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
     A page that cannot be brought in, as one that was lost, is ENOMEM; the area stays locked.
     """
     with mm.mmap_lock.write():
-        if vma.locked != on:
+        if vma.locked != on and vma.driver is None:  # else VM_SPECIAL
             vma.locked = on
             _mark_pages(mm, vma, on=on)
     mm.vm.lru.add_drain_all()

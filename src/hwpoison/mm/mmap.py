@@ -29,7 +29,7 @@ from .rmap import (
     zap_entry,
     zap_huge_pmd,
 )
-from .truncate import evict_inode
+from .truncate import evict_inode, flush_unused
 
 if TYPE_CHECKING:
     from .hugetlb import Hstate
@@ -76,7 +76,7 @@ class Vma:
         self.pgoff = pgoff  # page offset of ``start`` in the file; for anonymous memory its own address
         self.writable = writable
         self.locked = False  # VM_LOCKED
-        self.drivers = False  # VM_MIXEDMAP: a driver has put pages of its own there
+        self.driver: Page | None = None  # VM_MIXEDMAP: a driver has put this page of its own there
         self.huge = False  # VM_HUGEPAGE
         self.mergeable = False  # VM_MERGEABLE
         self.anon_vma: AnonVma | None = None
@@ -216,10 +216,22 @@ def link_file(vma: Vma) -> None:
             vma.mapping.i_mmap.append(vma)
 
 
+def map_driver(vma: Vma, page: Page) -> None:
+    """A driver maps a page of its own into a process, which shares it with its children."""
+    vma.driver, vma.shared = page, True
+    if not driver_answers_faults(vma):
+        insert_page(vma, vma.start, page)
+
+
+def driver_answers_faults(vma: Vma) -> bool:
+    """Does its page come when it is touched, and again when it was thrown away?"""
+    vm = vma.mm.vm
+    return vma.driver is not None and vma.driver.pfn in vm.vmalloc and vm.traits.vmalloc_by_fault
+
+
 def insert_page(vma: Vma, vpn: int, page: Page) -> None:
-    """vm_insert_page(): a driver maps a page of its own into a process."""
+    """vm_insert_page()."""
     table = vma.mm.pte_alloc(vpn)
-    vma.drivers = True
     with table.lock:
         get_page(page)
         page_add_rmap(page, vma)
@@ -245,6 +257,7 @@ def unmap_vma(mm: Mm, vma: Vma) -> None:
             vma.mapping.i_mmap.remove(vma)
         if vma.mapping.host.unnamed and not vma.mapping.i_mmap:
             evict_inode(vma.mapping.host)
+        flush_unused(vma.mapping.host)
     mm.vmas.remove(vma)
 
 
@@ -306,6 +319,7 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
         writable=vma.writable,
     )
     copy.huge = vma.huge
+    copy.driver = vma.driver
     copy.mergeable = vma.mergeable
     copy.hstate = vma.hstate
     anon_vma_fork(copy, vma)
@@ -322,7 +336,7 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
 
 def vma_needs_copy(vma: Vma) -> bool:
     """A child finds pages of a file, and the page of zeros, by its own faults: only the rest is copied."""
-    return vma.anon_vma is not None or vma.drivers
+    return vma.anon_vma is not None or vma.driver is not None
 
 
 def _copy_huge_pmd(vma: Vma, copy: Vma, first: int, table: PageTable) -> None:

@@ -22,6 +22,8 @@ def kernel_page(vm: Machine, kind: str) -> Page:
     """A page that the kernel allocated for itself, of one of the kinds in MARKS."""
     page = vm.zone.alloc_zeroed()
     set_flags(page, MARKS[kind])
+    if kind == "vmalloc":
+        vm.vmalloc.add(page.pfn)
     return page
 
 

@@ -154,6 +154,12 @@ class SwapArea:
         set_flags(page, pg.DIRTY)
         return True
 
+    def free_slot_at_fault(self, page: Page, *, write: bool, locked: bool) -> None:
+        """should_try_to_free_swap(), before the page is mapped: has nobody else a reference?"""
+        alone = write and self.vm.traits.store_gives_slot_back and page.refcount == 2
+        if alone or locked or page.flags & pg.MLOCKED:
+            self.free_slot_if_unused(page)
+
     def lookup(self, slot: int) -> Page | None:
         """swap_cache_get_folio(): with a reference."""
         while (page := self.cache.get(slot)) is not None:

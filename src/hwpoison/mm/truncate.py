@@ -7,6 +7,8 @@ block is freed and no size changes.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult
 from hwpoison.abi.signals import Errno
@@ -16,11 +18,12 @@ from .filemap import (
     filemap_get_folio,
     filemap_release_folio,
     filemap_remove_folio,
+    fill_growth,
     folio_cancel_dirty,
     folio_drop_buffers,
     page_cache_delete,
 )
-from .inode import AddressSpace, Inode, SysError
+from .inode import AddressSpace, File, Inode, SysError
 from .lost import forget_lost, lost_error, mark_lost
 from .page import (
     ZEROS,
@@ -159,6 +162,7 @@ def truncate(inode: Inode, size: int) -> None:
             raise SysError(Errno.EPERM, f"{inode} is sealed against {against}")
         if size <= inode.size and inode.fs.name in inode.vm.traits.truncate_writes:
             filemap_write_and_wait_range(inode.mapping, size, size + 1)
+        fill_growth(inode, size)
         old, inode.size = inode.size, size
         _drop(inode, size, max(old, size, _end(inode)), even_cows=True)
 
@@ -182,6 +186,20 @@ def punch_hole(inode: Inode, start: int, end: int) -> None:
 def _end(inode: Inode) -> int:
     """Behind the last page in the cache: a folio that could not be split reaches beyond the file's end."""
     return max(inode.mapping.pages, default=-1) + 1
+
+
+def fput(file: File) -> None:
+    """close(2), by the last who has this file open."""
+    file.close()
+    flush_unused(file.inode)
+
+
+def flush_unused(inode: Inode) -> None:
+    """Whoever had a block device open or mapped last takes its pages along (blkdev_flush_mapping())."""
+    if inode.fs.flushed_at_close and not inode.files and not inode.mapping.i_mmap:
+        with suppress(SysError):  # nobody is left to be told
+            filemap_write_and_wait_range(inode.mapping)
+        truncate_inode_pages_range(inode.mapping, 0, _end(inode))
 
 
 def evict_inode(inode: Inode) -> None:

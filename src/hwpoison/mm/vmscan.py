@@ -87,7 +87,7 @@ def _write_out(page: Page) -> bool:
             return False
         if page.mapped:
             try_to_unmap(page, 0)
-        if page.mapped or not page.flags & pg.DIRTY:
+        if page.mapped or not page.flags & pg.DIRTY or not _is_freeable(page):
             return False  # a clean page of tmpfs is one of zeros that nobody has written
         return shmem_writepage(mapping, page)
     if mapping is None and not page.flags & pg.SWAPCACHE:
@@ -106,11 +106,16 @@ def _write_out(page: Page) -> bool:
         set_flags(page, pg.DIRTY)
     if page.mapped:
         try_to_unmap(page, 0)
-    if page.mapped or not page.flags & pg.DIRTY:
+    if page.mapped or not page.flags & pg.DIRTY or not _is_freeable(page):
         return False
     clear_flags(page, pg.DIRTY)
     vm.swap.writepage(page)
     return True
+
+
+def _is_freeable(page: Page) -> bool:
+    """is_page_cache_freeable(): what somebody else has a reference to is not worth a write."""
+    return page.refcount - bool(page.flags & pg.PRIVATE) == 1 + page.nr_pages
 
 
 def _free(page: Page) -> bool:

@@ -26,7 +26,7 @@ class FileVerbs(Bench):
         self.open_files[name] = File(inode, name, direct=step.get("direct") == "yes")
 
     def do_close(self, step: Step) -> None:
-        self.open_file(step, step.subject).close()
+        truncate.fput(self.open_file(step, step.subject))
         del self.open_files[step.subject]
 
     def do_read(self, step: Step) -> None:

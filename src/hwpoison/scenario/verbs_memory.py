@@ -10,7 +10,7 @@ from hwpoison.mm.inode import SysError
 from hwpoison.mm.khugepaged import madvise_collapse
 from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mlock import mlock
-from hwpoison.mm.mmap import discard, do_mmap, insert_page, munmap
+from hwpoison.mm.mmap import discard, do_mmap, map_driver, munmap
 from hwpoison.mm.page import get_page, put_page
 from hwpoison.mm.shmem import shmem_lock
 from hwpoison.mm.split import split_huge_page
@@ -43,8 +43,10 @@ class MemoryVerbs(Bench):
             pfn = self.look_up(step, "frame", self.frames, frame)
             page = self.struct_page(step, pfn, frame)
             self.vm.held.add(page.head.pfn)  # the driver's own reference
-            insert_page(vma, vma.start, page)
+            map_driver(vma, page)
         self.areas[self.new_name(step, step.subject)] = Area(step.subject, vma.start, pages, task)
+        if frame is not None and task.alive_mm().entry(vma.start) is None:
+            memory.load(task, vma.start)  # mapping it is to bring it in
 
     def do_unmap(self, step: Step) -> None:
         task, vma = self.area(step)

@@ -33,7 +33,7 @@ def entry_view(vm: Machine, task: Task, vpn: int) -> dict[str, Value]:
 
 def page_view(vm: Machine, inode: Inode, index: int) -> dict[str, Value]:
     """A page of a file: is it in the page cache, dirty, known to be bad?"""
-    page = inode.mapping.frame(index)
+    page = inode.mapping.frame(index) or _waiting_in_swap_cache(vm, inode, index)
     if page is None:
         return {"cached": "no"}
     dirty, bad = page.head.flags & pg.DIRTY, shows_bad(vm, page)
@@ -43,6 +43,13 @@ def page_view(vm: Machine, inode: Inode, index: int) -> dict[str, Value]:
         "bad": "yes" if bad else "no",
     }
     return {**words, **order_view(page)}
+
+
+def _waiting_in_swap_cache(vm: Machine, inode: Inode, index: int) -> Page | None:
+    """mincore(2) finds a page of tmpfs that is on its way out or back, too (filemap_get_incore_folio())."""
+    slot = inode.mapping.swap_entries.get(index)
+    page = None if slot is None else vm.swap.cache.get(slot)
+    return page if page is not None and page.flags & pg.UPTODATE else None
 
 
 def order_view(page: Page) -> dict[str, Value]:

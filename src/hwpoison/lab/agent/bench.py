@@ -186,7 +186,13 @@ class Bench:
                     self.slots[slot] = pfn
 
     def note(self, step: Step, pfn: int) -> None:
-        """This frame is the page; if it is a file's, the file has it, even where it is mapped privately."""
+        """This frame is the page; if it is a file's, the file has it, even where it is mapped privately.
+
+        One of the swap cache that has been moved is the one that waits for its slot from now on.
+        """
+        old = self.known.get(self.key(step))
+        if old not in (None, pfn) and frames.flags(pfn) & pg.SWAPCACHE:
+            self.slots.update({slot: pfn for slot, frame in self.slots.items() if frame == old})
         self.known[self.key(step)] = pfn
         area = self.areas.get(step.subject)
         if area is not None and area.file is not None and not frames.flags(pfn) & pg.ANON:

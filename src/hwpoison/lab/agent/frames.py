@@ -164,19 +164,25 @@ def mapped_by_everybody() -> set[int]:
     return found
 
 
-def page_tables() -> dict[int, bytes]:
-    """The flags of all frames, as they are; to be compared by new_page_table()."""
+def snapshot() -> dict[int, bytes]:
+    """The flags of all frames, as they are; to be compared by newly()."""
     return {first: found.tobytes() for first, found in downwards()}
 
 
-def new_page_table(before: dict[int, bytes]) -> int:
-    """A frame that has become a page table since then, and has stayed one."""
+def newly(flag: int, before: dict[int, bytes]) -> list[int]:
+    """The frames that have got this flag since then."""
     new = []
     for first, found in downwards():
         if found.tobytes() != before[first]:
             for index, old in enumerate(struct.unpack(f"<{len(found)}Q", before[first])):
-                if found[index] & pg.PGTABLE and not old & pg.PGTABLE:
+                if found[index] & flag and not old & flag:
                     new.append(first + index)
+    return new
+
+
+def new_page_table(before: dict[int, bytes]) -> int:
+    """A frame that has become a page table since then, and has stayed one."""
+    new = newly(pg.PGTABLE, before)
     time.sleep(SETTLED)
     for pfn in new:
         if flags(pfn) & pg.PGTABLE:

@@ -52,7 +52,7 @@ class ErrorVerbs(Bench):
             taken = {frame.pfn for frame in self.frames.values()} | set(self.known.values())
             found = KernelFrame(huge.free_huge_page(taken), owned=False)
         elif kind == "pagetable":
-            before = frames.page_tables()
+            before = frames.snapshot()
             self.tasks.start(step.subject)
             found = KernelFrame(frames.new_page_table(before))
         elif kind == "vdso":
@@ -105,7 +105,17 @@ class ErrorVerbs(Bench):
         if step.args["via"] == "madvise":
             self._madvise(step, nr.MADV_SOFT_OFFLINE)
         else:
-            self._by_frame(step, soft_offline)
+            self._soft_offline(step)
+
+    def _soft_offline(self, step: Step) -> None:
+        """One that waits in the swap cache is moved, and waits in another frame then."""
+        slot = None if step.subject not in self.areas else frames.swap_slot(self.word(step))
+        before = {} if slot is None else frames.snapshot()
+        self._by_frame(step, soft_offline)
+        if slot is not None and not frames.flags(self.slots.get(slot, 0)) & pg.SWAPCACHE:
+            new = frames.newly(pg.SWAPCACHE, before)
+            if len(new) == 1:
+                self.slots[slot] = new[0]
 
     def _by_frame(self, step: Step, way: Callable[[Remote, int], int]) -> None:
         pfn = self.struck[self.key(step)] = self.pfn(step)

@@ -11,6 +11,7 @@ from hwpoison.scenario.steps import Step
 from . import syscalls as nr
 from .bench import Bench, named
 from .files import label
+from .problems import CannotSetUp
 from .quiet import write_once
 from .remote import DATA
 from .syscalls import PAGE
@@ -95,5 +96,10 @@ class FileVerbs(Bench):
         named(self.files, step.subject)  # it was made busy from the start: Files.create()
 
     def do_disk(self, step: Step) -> None:
-        states = {"hold": "delay", "release": "linear", "fail": "flakey", "mend": "linear"}
-        self.disks.switch(states[step.subject])
+        """A disk either holds writes back or lets them fail; what it does not do need not end."""
+        begins = {"hold": "delay", "fail": "flakey"}.get(step.subject)
+        ends = {"release": "delay", "mend": "flakey"}.get(step.subject)
+        if begins is not None and self.disks.state not in (begins, "linear"):
+            raise CannotSetUp("a disk cannot hold writes back and let them fail at once")
+        if begins is not None or ends == self.disks.state:
+            self.disks.switch(begins or "linear")

@@ -52,16 +52,16 @@ class Witness(TaskVerbs, FileVerbs, MemoryVerbs, KindVerbs, AccessVerbs, ErrorVe
     def _do(self, step: Step) -> None:
         # A real error is found by whoever touches the page, and can then be anybody's.
         self.restless = self.restless or step.verb == "break" or step.get("via") == "scrub"
-        reaches_others = self.restless or step.verb in AT_OTHERS
+        reaches_others, hit = self.restless or step.verb in AT_OTHERS, False
         try:
             getattr(self, VERBS[step.verb].method)(step)
         except (Signalled, Died):
-            reaches_others = True  # seen below
+            reaches_others = hit = True  # seen below
             if self.unnoticed:
                 wait_until_handled(self.unnoticed, UNPOISON)
         except nr.CallFailed as error:
             self.see("call", step.subject, errno=nr.name_of(error.errno or 0))
-        if step.verb in WITHOUT_EFFECT:
+        if step.verb in WITHOUT_EFFECT and not hit:
             return
         for kind, result in self.evidence.verdicts():
             self.see("verdict", "", type=kind, result=result)

@@ -116,6 +116,11 @@ def _pins_file(model: Model, step: Step) -> bool:
     return vma.shared and vma.inode is not None and vma.inode.fs.can_writeback
 
 
+def _both_at_once(model: Model, step: Step) -> bool:
+    disk = model.vm.disk
+    return disk.failing if step.subject == "hold" else disk.held and step.subject == "fail"
+
+
 def _others_cached(model: Model, step: Step) -> bool:
     return any(
         inode is not model.files.get(step.subject)
@@ -213,6 +218,7 @@ LIMITS: tuple[Limit, ...] = (
         _journal_write_fails,
     ),
     Limit("a new file is written to its disk before the scenario goes on", ("file",), _made_while_held),
+    Limit("a disk of the lab cannot hold writes back and let them fail at once", ("disk",), _both_at_once),
     Limit("a free frame may be in use after any further step", ("inject", "soft-offline"), _frame_was_free),
     Limit("only memory of drivers can be mapped without harm", ("map",), _maps_kernel_memory),
     Limit("after Ignored it would free the page under its owner", ("unpoison",), _frees_under_owner),
