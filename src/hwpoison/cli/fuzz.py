@@ -101,7 +101,7 @@ class Fuzzing:
     jobs: int
     coverage: Coverage = field(default_factory=Coverage)
     counts: dict[str, Counter[Status]] = field(default_factory=dict)
-    reasons: dict[str, Counter[str]] = field(default_factory=dict)
+    reasons: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     finds: dict[str, list[hunt.Find]] = field(default_factory=dict)
     found: list[FoundCase] = field(default_factory=list)
     broken: dict[str, str] = field(default_factory=dict)  # sort of a broken promise → an example
@@ -111,7 +111,7 @@ class Fuzzing:
     def run(self) -> None:
         """All of it, or as much as an interrupt allows: it ends the guests, and what was found stays."""
         for kernel in self.kernels:
-            self.counts[kernel.name], self.reasons[kernel.name] = Counter(), Counter()
+            self.counts[kernel.name], self.reasons[kernel.name] = Counter(), {}
             self.finds[kernel.name] = []
         with Live() as live:
             try:
@@ -185,7 +185,7 @@ class Fuzzing:
             result = Cell("differs", "", answer.note, contrasts(scenario, found))
         self.counts[kernel.name][result.status] += 1
         if result.reason:
-            self.reasons[kernel.name][result.reason] += 1
+            self.reasons[kernel.name].setdefault(result.reason, []).append(scenario.name)
         if result.status == "differs":
             self.finds[kernel.name].append(hunt.Find(scenario, found, answer))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.markup import escape
@@ -28,13 +28,17 @@ class FoundCase:
     alike: tuple[str, ...] = ()
 
 
+NAMED = 4  # scenarios with the same reason; all are in the JSON
+
+
 @dataclass(frozen=True, slots=True)
 class KernelCount:
-    """How the scenarios came out on one kernel. ``reasons``: why some were not set up, or not answered."""
+    """How the scenarios came out on one kernel. ``reasons``: why some were not set up, or not answered, and
+    which."""
 
     release: str
     counts: Mapping[Status, int]
-    reasons: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -74,7 +78,7 @@ def as_json(hunt: Hunt) -> dict[str, object]:
                 "release": k.release,
                 "done": k.done,
                 **{status: k.counts.get(status, 0) for status in MEANINGS},
-                "reasons": dict(k.reasons),
+                "reasons": {reason: list(names) for reason, names in k.reasons.items()},
             }
             for name, k in hunt.kernels.items()
         },
@@ -117,8 +121,9 @@ def print_hunt(hunt: Hunt, console: Console | None = None) -> None:
     for name, kernel in hunt.kernels.items():
         said = ", ".join(f"{kernel.counts[s]} {word}" for s, word in MEANINGS.items() if kernel.counts.get(s))
         out.print(f"[bold]{escape(name)}[/] ({escape(kernel.release)}): {said or 'nothing was run'}")
-        for reason, count in kernel.reasons.items():
-            out.print(f"  {count} times: {escape(reason)}", style="dim", soft_wrap=True)
+        for reason, names in kernel.reasons.items():
+            which = ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
+            out.print(f"  {len(names)} times: {escape(f'{reason}: {which}')}", style="dim", soft_wrap=True)
 
 
 def _print_coverage(out: Console, coverage: Mapping[str, object]) -> None:

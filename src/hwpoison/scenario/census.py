@@ -79,6 +79,7 @@ class Census:
     in_swap_cache: bool
     large: bool  # one of several pages of a folio
     merged: bool  # by KSM
+    copies: frozenset[tuple[int, int]]  # pid and page number of areas that map the file privately there
     neighbours: tuple[str, ...] = ()  # what good frames of the same huge page hold for its users
     waiting: tuple[SigInfo, ...] = ()  # signals of before, which could not be delivered yet
     rewritten: bool = False  # since then the file got other contents here, or none
@@ -108,6 +109,7 @@ class Census:
             in_swap_cache=bool(folio.flags & pg.SWAPCACHE),
             large=folio.order > 0,
             merged=isinstance(folio.mapping, StableNode),
+            copies=frozenset() if mapping is None else frozenset(_private_places(mapping, index)),
             neighbours=_neighbours(page),
         )
 
@@ -155,6 +157,14 @@ class Census:
             for task in user.tasks
             for info in self.signals_since(task)
         )
+
+
+def _private_places(mapping: AddressSpace, index: int) -> Iterator[tuple[int, int]]:
+    """Where this page of a file is mapped so that a copy of one's own can be there."""
+    for vma in mapping.i_mmap:
+        vpn = index - vma.pgoff + vma.start
+        if not vma.shared and vma.start <= vpn < vma.end:
+            yield from ((task.pid, vpn) for task in vma.mm.users)
 
 
 def last_event(failure: MemoryFailure, pfn: int) -> Event | None:

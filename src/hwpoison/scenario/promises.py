@@ -273,9 +273,7 @@ def _why_innocent(task: Task, vpn: int, census: Census) -> str | None:
     """The weakness by which a task is told that does not use the page."""
     if census.merged:
         return "merged-innocent"
-    vma = task.mm.find_vma(vpn) if task.mm is not None else None
-    private = vma is not None and not vma.shared and vma.mapping is not None
-    return "copy-holder-told" if private and census.mapping is not None else None
+    return "copy-holder-told" if (task.pid, vpn) in census.copies else None
 
 
 def _uses(uses: set[tuple[int, int]], task: Task, info: SigInfo) -> bool:

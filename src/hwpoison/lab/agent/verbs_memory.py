@@ -64,6 +64,8 @@ class MemoryVerbs(Bench):
             there = task.remote.take(descriptor)
         else:
             flags |= nr.MAP_ANONYMOUS
+        if step.get("huge") == "yes":
+            huge.keep_bad_blocks()
         address = task.remote.call(nr.MMAP, address, pages * PAGE, nr.PROT_RW, flags, there, offset)
         if there >= 0:
             task.remote.call(nr.CLOSE, there)
