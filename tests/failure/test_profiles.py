@@ -13,7 +13,7 @@ from hwpoison.failure.profiles import NEWEST, PROFILES, V6_1, V6_12, V7_2, V7_3,
 
 DIFFERENCES = {
     # Facts 1.5 and 2.3b.
-    ("7.3", "7.2"): {"states", "refuses_kernel_pages"},
+    ("7.3", "7.2"): {"states", "traits", "refuses_kernel_pages"},
     ("7.2", "6.12"): {"checks_counted_pages", "page_without_struct", "tells_bad_frame_again", "traits"},
     # Facts 1.3, 1.4, 2.2, 2.3, 2.5, 4.4.
     ("6.12", "6.1"): {

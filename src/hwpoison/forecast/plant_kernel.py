@@ -46,6 +46,7 @@ def marked(name: str, wanted: Wanted) -> Planted:
         task = task_of(planted, user)
         vma = do_mmap(task.alive_mm(), 1)
         map_driver(vma, planted.frame)
+        load(task, vma.start)
         planted.users.append((task, vma.start, user))
     return planted
 

@@ -129,6 +129,7 @@ LIMITED = [
     ("read dd:1", "", "file d fs=bdev\nopen dd file=d"),
     ("map x task=A file=dd pages=2", "", "file d fs=bdev\nopen dd file=d"),
     ("fsync fd", "", "disk fail"),
+    ("disk hold", "", "disk fail"),
     ("file x", "", "disk hold"),
     ("inject n via=debugfs", "", "frame n kind=free\nload m:0"),
     ("map x task=A frame=n", "", "frame n kind=slab"),
