@@ -25,8 +25,6 @@ HARDWARE = "after one error of the hardware no page of that boot can be made goo
 HUGE = "huge pages have their catalogue; a move for each is still to be written"
 NO_WAY_BACK = "a block of memory that stays out is missing in all later scenarios of the boot"
 NO_DRIVER = "the lab has no driver, or no program to make one"
-OTHER_MEMORY = "other kinds of memory have their catalogue; a move for each is still to be written"
-OTHER_WAYS = "other ways to bytes have their catalogue; a move for each is still to be written"
 LARGE = "large folios are verified by scenarios of their own; random ones would need areas of 512 pages"
 UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
@@ -38,7 +36,6 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("file", "fs", "hugetlbfs"): HUGE,
     ("frame", "kind", "hugepage"): HUGE,
     ("map", "huge", "yes"): LARGE,
-    ("discard", "", ""): LARGE,
     ("collapse", "", ""): LARGE,
     ("split", "", ""): LARGE,
     ("offline-block", "", ""): NO_WAY_BACK,
@@ -51,21 +48,9 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("file", "fs", "ext2"): NO_DRIVER,
     ("file", "fs", "btrfs"): NO_DRIVER,
     ("file", "fs", "fuse"): NO_DRIVER,
-    ("file", "fs", "sysv"): OTHER_MEMORY,
-    ("file", "fs", "memfd"): OTHER_MEMORY,
-    ("file", "fs", "secret"): OTHER_MEMORY,
-    ("open", "direct", "yes"): OTHER_WAYS,
+    ("file", "fs", "secret"): "6.1 of Debian has memfd_secret(2) switched off",
     ("merge", "", ""): "ksmd comes by when it comes by: each time takes a second of a guest",
     ("unmerge", "", ""): "nothing is merged",
-    ("lazyfree", "", ""): OTHER_MEMORY,
-    ("marker", "", ""): OTHER_MEMORY,
-    ("seal", "", ""): OTHER_MEMORY,
-    ("peek", "", ""): OTHER_WAYS,
-    ("poke", "", ""): OTHER_WAYS,
-    ("readv", "", ""): OTHER_WAYS,
-    ("writev", "", ""): OTHER_WAYS,
-    ("splice", "", ""): OTHER_WAYS,
-    ("coredump", "", ""): "ends its task; a scenario is short enough",
     ("lost", "", ""): "no kernel has the call",
     ("acknowledge", "", ""): "no kernel has the call",
     ("frame", "kind", "balloon"): "a guest has no balloon without help from its host",

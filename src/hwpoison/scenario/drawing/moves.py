@@ -7,5 +7,6 @@ from .moves_errors import ERRORS
 from .moves_files import FILES
 from .moves_memory import MEMORY
 from .moves_tasks import TASKS
+from .moves_ways import WAYS
 
-MOVES: tuple[Move, ...] = (*TASKS, *FILES, *MEMORY, *ERRORS)
+MOVES: tuple[Move, ...] = (*TASKS, *FILES, *MEMORY, *ERRORS, *WAYS)

@@ -25,8 +25,13 @@ def file(world: World) -> list[str] | None:
 
 
 def open_(world: World) -> list[str] | None:
+    """Again; now and then past the cache, where that is by the same code on all kernels."""
     files = world.files()
-    return [f"open {world.new('fd')} file={world.dice.pick(files)}"] if files else None
+    if not files:
+        return None
+    name = world.dice.pick(files)
+    direct = world.models[0].files[name].fs.iomap and world.dice.chance(0.25)
+    return [f"open {world.new('fd')} file={name}" + (" direct=yes" if direct else "")]
 
 
 def close(world: World) -> list[str] | None:
@@ -35,23 +40,13 @@ def close(world: World) -> list[str] | None:
 
 
 def read(world: World) -> list[str] | None:
-    page = _page_of_open_file(world)
+    page = world.page_of_open_file()
     return [f"read {page}"] if page else None
 
 
 def write(world: World) -> list[str] | None:
-    page = _page_of_open_file(world)
+    page = world.page_of_open_file()
     return [f"write {page} data={world.word()}"] if page else None
-
-
-def _page_of_open_file(world: World) -> str | None:
-    """A page of an open file; now and then one past its end."""
-    files = world.open_files()
-    if not files:
-        return None
-    name = world.dice.pick(files)
-    size = world.models[0].open_files[name].inode.size
-    return f"{name}:{world.dice.number(0, max(size - 1, 0)) + world.dice.chance(0.05)}"
 
 
 def fsync(world: World) -> list[str] | None:

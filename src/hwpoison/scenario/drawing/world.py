@@ -139,6 +139,15 @@ class World:
     def open_files(self) -> list[str]:
         return list(self.models[0].open_files)
 
+    def page_of_open_file(self) -> str | None:
+        """A page of an open file; now and then one past its end."""
+        files = self.open_files()
+        if not files:
+            return None
+        name = self.dice.pick(files)
+        size = self.models[0].open_files[name].inode.size
+        return f"{name}:{self.dice.number(0, max(size - 1, 0)) + self.dice.chance(0.05)}"
+
     def cached(self, *, flag: int = 0) -> list[tuple[str, int]]:
         """Pages of files that are in the page cache, or on their way to swap, on every kernel."""
         found = []
