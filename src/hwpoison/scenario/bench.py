@@ -12,7 +12,7 @@ from hwpoison.failure.profiles import Profile
 from hwpoison.mm.inode import AddressSpace, File, Inode
 from hwpoison.mm.locks import Chooser, Paths
 from hwpoison.mm.machine import Machine
-from hwpoison.mm.mmap import Vma
+from hwpoison.mm.mmap import Mm, Vma
 from hwpoison.mm.page import Page
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.task import Task
@@ -176,6 +176,18 @@ class Bench:
         for census in self.censuses:
             if mapping is not None and census.mapping is mapping and first <= census.index < end:
                 census.rewritten = True
+
+    def stored(self, task: Task, vpn: int, pages: int = 1) -> None:
+        """Memory was written to; where it is a file's, the file has other contents."""
+        vma = task.alive_mm().find_vma(vpn)
+        if vma is not None and vma.shared:
+            index = vma.index_of(vpn)
+            self.rewritten(vma.mapping, index, index + pages)
+
+    def given_up(self, mm: Mm, first: int, end: int) -> None:
+        """A process does not want the contents of this memory any more: it has not lost them."""
+        for census in self.censuses:
+            census.given_up.update((mm, vpn) for vpn in range(first, end))
 
     def census(self, pfn: int) -> None:
         if self.vm.zone.online(pfn):

@@ -7,7 +7,7 @@ can contradict the handler.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.records import Broken
@@ -82,6 +82,7 @@ class Census:
     copies: frozenset[tuple[int, int]]  # pid and page number of areas that map the file privately there
     neighbours: tuple[str, ...] = ()  # what good frames of the same huge page hold for its users
     waiting: tuple[SigInfo, ...] = ()  # signals of before, which could not be delivered yet
+    given_up: set[tuple[Mm, int]] = field(default_factory=set)  # users that need it no more, by MADV_DONTNEED
     rewritten: bool = False  # since then the file got other contents here, or none
 
     @classmethod

@@ -154,7 +154,7 @@ def _told(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broke
         text = f"{census.neighbours[0]!r} was in a good frame, and is gone for its users"
         yield broke("whole-huge-page", text)
     for user in census.users:
-        if user.gone or census.told(user):
+        if user.gone or census.told(user) or (user.mm, user.vpn) in census.given_up:
             continue
         wrong = _what_it_meets(vm, user, census)
         if wrong is not None:
@@ -258,6 +258,8 @@ def _innocent(
                 yield Broken(3, f"{task} was killed but did not use {census.pfn:#x}")
             if info.code not in MCEERR or info.address is None or result is not MfResult.RECOVERED:
                 continue
+            if any(info is waiting for waiting in census.waiting):
+                continue  # of an earlier error: it had been blocked
             used = _uses(uses, task, info)
             if used and not census.last_copy and not census.dirty:  # nobody can know that it says the same
                 text = f"{task} got {info.text()} though {census.content!r} exists elsewhere"

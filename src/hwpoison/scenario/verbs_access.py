@@ -19,6 +19,7 @@ class AccessVerbs(Bench):
         task, vpn = self.address(step)
         by = self.task(step, step.args["by"])
         access.access_remote_vm(task, vpn, step.args["via"], step.args["data"])
+        self.stored(task, vpn)
         self.see("call", by.comm, data="ok")
 
     def do_readv(self, step: Step) -> None:
@@ -34,6 +35,8 @@ class AccessVerbs(Bench):
         count = call(file, step.page, task, vpn, pages)
         if parameter == "from":
             self.rewritten(file.inode.mapping, step.page, step.page + count)
+        else:
+            self.stored(task, vpn, count)
         self.see("call", step.subject, data=f"{count} of {pages}")
 
     def do_splice(self, step: Step) -> None:

@@ -59,16 +59,15 @@ class MemoryVerbs(Bench):
     def do_store(self, step: Step) -> None:
         task, vpn = self.address(step)
         memory.store(task, vpn, step.args["data"])
-        vma = task.alive_mm().find_vma(vpn)
-        if vma is not None and vma.shared:
-            index = vma.index_of(vpn)
-            self.rewritten(vma.mapping, index, index + 1)
+        self.stored(task, vpn)
         self.see("call", task.comm, data="ok")
 
     def do_discard(self, step: Step) -> None:
         task, vpn = self.address(step)
         _task, vma = self.area(step)
-        discard(task.alive_mm(), vma, vpn, vpn + step.number("pages"))
+        end = vpn + step.number("pages")
+        discard(task.alive_mm(), vma, vpn, end)
+        self.given_up(task.alive_mm(), vpn, end)
 
     def do_collapse(self, step: Step) -> None:
         task, vpn = self.address(step)

@@ -129,12 +129,12 @@ class ErrorVerbs(Bench):
         untouched = frames.is_empty(before) and not (area.file or area.shared or area.huge)
         self._about_to(self.zero_page if untouched else pm.pfn_of(before))  # madvise(2) reads it first
         self.remember(step)
+        if pfn := pm.pfn_of(before):
+            self.struck[self.key(step)] = pfn  # the task may not live to return
         returned = task.remote.raw(nr.MADVISE, address, PAGE, advice)
-        pfn = pm.pfn_of(before)
         if not pfn and (pfn := frames.poisoned(frames.entry(task.remote.pid, address))):
             self._about_to(pfn)
             self.note(step, pfn)
-        if pfn:
             self.struck[self.key(step)] = pfn
         if returned in (-number for number in NOT_REACHED):
             raise nr.CallFailed(-returned, nr.name_of(-returned))
