@@ -114,6 +114,7 @@ V6_12 = replace(
     V7_2,
     name="6.12",
     traits=Traits(
+        unmapping_drains=True,
         vmalloc_by_fault=False,
         huge_zero_becomes_huge=False,
         maps_whole_folio=("tmpfs",),

@@ -97,6 +97,9 @@ class Traits:
     """mm/ksm.c break_ksm() takes a merged page apart without a write fault, since 6.2: the copy is clean."""
     knows_poison_markers: bool = True
     """fs/userfaultfd.c UFFDIO_POISON, since 6.6."""
+    unmapping_drains: bool = False
+    """mm/memory.c, mm/swap_state.c: whoever unmaps memory puts this CPU's batches onto the lists, before and
+    after (lru_add_drain()); up to 6.13. Seen on 6.1 and 6.12, and no more on 7.2 and 7.3."""
     vmalloc_by_fault: bool = True
     """kernel/bpf/arraymap.c: a process that maps an array gets its pages by faults; since 7.3. Before, they
     are put there once, and do not come back."""

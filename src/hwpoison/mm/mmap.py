@@ -264,6 +264,9 @@ def unmap_vma(mm: Mm, vma: Vma) -> None:
 def zap_page_range(vma: Vma, start: int, end: int) -> None:
     """Everything that is mapped in start .. end-1 of an area goes; a huge entry across a border is split."""
     mm = vma.mm
+    drain = mm.vm.traits.unmapping_drains
+    if drain:
+        mm.vm.lru.add_drain(mm.paths.current.cpu)
     for first, table in list(mm.huge_tables(start, end)):
         with table.lock:
             if table.huge is None:
@@ -276,6 +279,8 @@ def zap_page_range(vma: Vma, start: int, end: int) -> None:
         with table.lock:
             if vpn in table.entries:
                 zap_entry(vma, vpn, table)
+    if drain:
+        mm.vm.lru.add_drain(mm.paths.current.cpu)
 
 
 def discard(mm: Mm, vma: Vma, start: int, end: int) -> None:
