@@ -157,20 +157,20 @@ def test_a_bad_page_of_tmpfs_does_not(vm: Machine) -> None:
 
 def test_a_core_file_has_a_hole_for_what_is_lost(vm: Machine) -> None:
     task, vma = two_pages(vm, bad=0)
-    assert [access.dump_page(task, vma.start + number) for number in range(2)] == ["zeros", "page1"]
+    assert [access.dump_core(task, vma.start + number) for number in range(2)] == ["zeros", "page1"]
 
 
 def test_dumping_core_does_not_bring_untouched_memory_in(vm: Machine) -> None:
     task = vm.new_task("app")
     vma = do_mmap(task.alive_mm(), 1)
-    assert access.dump_page(task, vma.start) == "zeros"
+    assert access.dump_core(task, vma.start) == "zeros"
     assert task.alive_mm().entry(vma.start) is None
 
 
 def test_a_core_dump_survives_a_real_error(vm: Machine) -> None:
-    """dump_page_copy(): a copy that can be given up (6.4); older kernels stop there."""
+    """dump_core_copy(): a copy that can be given up (6.4); older kernels stop there."""
     task, vma = two_pages(vm)
     entry = task.alive_mm().entry(vma.start)
     assert isinstance(entry, Pte)
     vm.strike(entry.page.pfn, hardware=True)
-    assert access.dump_page(task, vma.start) == "zeros"
+    assert access.dump_core(task, vma.start) == "zeros"

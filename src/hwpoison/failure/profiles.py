@@ -115,6 +115,7 @@ V6_12 = replace(
     name="6.12",
     traits=Traits(
         unmapping_drains=True,
+        write_looks_first=True,
         vmalloc_by_fault=False,
         huge_zero_becomes_huge=False,
         maps_whole_folio=("tmpfs",),

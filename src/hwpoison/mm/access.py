@@ -16,7 +16,7 @@ from .gup import get_user_page
 from .inode import File, SysError
 from .lost import forget_lost, read_lost
 from .page import ZEROS, Page, folio_unlock, put_page
-from .shmem import shmem_read
+from .shmem import shmem_begin_write, shmem_read
 from .task import Task
 from .truncate import invalidate_range
 from .writeback import filemap_write_and_wait_range
@@ -28,7 +28,7 @@ REMOTE_ERRORS: dict[str, Errno] = {"process_vm": Errno.EFAULT, "proc-mem": Errno
 def access_remote_vm(task: Task, vpn: int, via: str, data: str | None = None) -> str:
     """Another task reads (``data`` None) or writes a page of this one's memory. SysError if it cannot."""
     try:
-        page = get_user_page(task, vpn, write=data is not None)
+        page = get_user_page(task, vpn, write=data is not None, pin=via == "process_vm")
     except SysError as error:
         raise SysError(REMOTE_ERRORS[via], str(error)) from None
     content = _use(page, data)
@@ -54,15 +54,34 @@ def readv(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
 
 def writev(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
     """pwritev(2) with a buffer for each page."""
-    if file.direct and _may_go_direct(file):
+    if file.direct and _may_go_direct(file, index, pages):
         return _write_direct(file, index, task, vpn, pages)
     count = _as_far_as_it_goes(
         pages, lambda number: _write_buffered(file, index + number, task, vpn + number)
     )
     if file.direct:
-        filemap_write_and_wait_range(file.inode.mapping)
-        invalidate_range(file.inode.mapping, index, index + count)
+        _leave_nothing_behind(file, index, count)
     return count
+
+
+def pwrite(file: File, index: int, data: str, pages: int = 1) -> None:
+    """pwrite(2) of whole pages, filled with the same, from memory that nobody looks at."""
+    inode = file.inode
+    if file.direct and _may_go_direct(file, index, pages):
+        with inode.i_rwsem.write():
+            invalidate_range(inode.mapping, index, index + pages)
+            for number in range(index, index + pages):
+                _reaches_disk(file, number, data)
+        return
+    inode.vm.write(file, index, data, pages)
+    if file.direct:
+        _leave_nothing_behind(file, index, pages)
+
+
+def _leave_nothing_behind(file: File, index: int, pages: int) -> None:
+    """A direct write that had to go through the cache (direct_write_fallback())."""
+    filemap_write_and_wait_range(file.inode.mapping, index, index + pages)
+    invalidate_range(file.inode.mapping, index, index + pages)
 
 
 def _as_far_as_it_goes(pages: int, one: Callable[[int], bool]) -> int:
@@ -93,7 +112,12 @@ def _copy_to_user(task: Task, vpn: int, data: str) -> None:
 
 
 def _write_buffered(file: File, index: int, task: Task, vpn: int) -> bool:
-    page = get_user_page(task, vpn)
+    try:
+        page = get_user_page(task, vpn)
+    except SysError:
+        if file.inode.fs.swap_backed and not file.inode.vm.traits.write_looks_first:
+            shmem_begin_write(file, index)  # what was begun is not taken back
+        raise
     data = page.vm.kernel_reads(page)
     put_page(page)
     file.inode.vm.write(file, index, data)
@@ -104,7 +128,7 @@ def _read_direct(file: File, index: int, task: Task, vpn: int, pages: int) -> in
     """Past the cache, which is written out first. After an error nobody hears how far it came."""
     inode = file.inode
     end = min(index + pages, inode.size)
-    filemap_write_and_wait_range(inode.mapping)
+    filemap_write_and_wait_range(inode.mapping, index, end)
     for number in range(index, end):
         known = read_lost(file, number)
         page = get_user_page(task, vpn + number - index, write=True)
@@ -117,15 +141,15 @@ def pread_direct(file: File, index: int) -> str:
     """read(2) of one page past the cache, into memory that nobody looks at."""
     if index >= file.inode.size:
         return ""
-    filemap_write_and_wait_range(file.inode.mapping)
+    filemap_write_and_wait_range(file.inode.mapping, index, index + 1)
     known = read_lost(file, index)
     return file.inode.blocks.get(index, ZEROS) if known is None else known
 
 
-def _may_go_direct(file: File) -> bool:
+def _may_go_direct(file: File, index: int, pages: int) -> bool:
     """An old error of the file: file systems on iomap write through the cache instead; others fail."""
     try:
-        filemap_write_and_wait_range(file.inode.mapping)
+        filemap_write_and_wait_range(file.inode.mapping, index, index + pages)
     except SysError:
         if not file.inode.fs.iomap or not file.inode.vm.traits.direct_write_falls_back:
             raise
@@ -140,11 +164,16 @@ def _write_direct(file: File, index: int, task: Task, vpn: int, pages: int) -> i
         invalidate_range(inode.mapping, index, index + pages)
         for number in range(pages):
             page = get_user_page(task, vpn + number)
-            inode.blocks[index + number] = inode.vm.device_reads(page)
-            inode.size = max(inode.size, index + number + 1)
-            forget_lost(inode.mapping, index + number, index + number + 1)
+            _reaches_disk(file, index + number, inode.vm.device_reads(page))
             put_page(page)
     return pages
+
+
+def _reaches_disk(file: File, index: int, data: str) -> None:
+    inode = file.inode
+    inode.blocks[index] = data
+    inode.size = max(inode.size, index + 1)
+    forget_lost(inode.mapping, index, index + 1)
 
 
 def splice(file: File, index: int) -> str:
@@ -164,8 +193,21 @@ def splice(file: File, index: int) -> str:
     return data
 
 
-def dump_page(task: Task, vpn: int) -> str:
-    """What a core file has of a page: what cannot be had is left out, which reads as zeros."""
+def dump_core(task: Task, vpn: int) -> str:
+    """A core file with all memory of the task: what it has of this page.
+
+    Each page is brought in for it; what cannot be had is left out, which reads as zeros.
+    """
+    content = ZEROS
+    for vma in list(task.alive_mm().vmas):
+        for there in range(vma.start, vma.end) if vma.driver is None else ():
+            dumped = _dump_page(task, there)
+            content = dumped if there == vpn else content
+    return content
+
+
+def _dump_page(task: Task, vpn: int) -> str:
+    """get_dump_page() and dump_page_copy()."""
     mm = task.alive_mm()
     vma = mm.find_vma(vpn)
     if vma is None or (mm.entry(vpn) is None and vma.mapping is None):

@@ -7,16 +7,17 @@ from hwpoison.abi.signals import Errno
 from .fault import Fault
 from .inode import SysError
 from .locks import atomic_add, read_once
-from .memory import handle_mm_fault
+from .memory import handle_mm_fault, unshare
 from .page import GUP_PIN_COUNTING_BIAS, Page, folio_try_get, put_page
 from .pte import Pte
 from .task import Task
 
 
-def get_user_page(task: Task, vpn: int, *, write: bool = False) -> Page:
+def get_user_page(task: Task, vpn: int, *, write: bool = False, pin: bool = False) -> Page:
     """get_user_pages_fast() of one page, with a reference; SysError EFAULT if it cannot be had.
 
-    A poison entry gives EFAULT too: EHWPOISON is for callers that ask for it (FOLL_HWPOISON).
+    ``pin`` (FOLL_PIN): whoever only reads it gets a page that nobody shares, too (gup_must_unshare()).
+    A poison entry gives EFAULT as well: EHWPOISON is for callers that ask for it (FOLL_HWPOISON).
     """
     mm = task.alive_mm()
     vma = mm.find_vma(vpn)
@@ -24,7 +25,9 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False) -> Page:
         raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: hidden from the kernel")
     while True:
         entry = mm.entry(vpn)
-        if isinstance(entry, Pte) and (entry.writable or not write):
+        if isinstance(entry, Pte) and pin and not write and entry.page.anon and not entry.page.exclusive:
+            result = unshare(task, vpn)
+        elif isinstance(entry, Pte) and (entry.writable or not write):
             page: Page = read_once_page(entry)
             if not folio_try_get(page.head):
                 if mm.entry(vpn) is entry:
@@ -34,7 +37,8 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False) -> Page:
             else:
                 put_page(page)
             continue
-        result = handle_mm_fault(task, vpn, write=write)
+        else:
+            result = handle_mm_fault(task, vpn, write=write)
         if result not in (Fault.DONE, Fault.RETRY):
             raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: {result.value}")
 
@@ -48,7 +52,7 @@ def read_once_page(entry: Pte) -> Page:
 
 def pin_user_page(task: Task, vpn: int, *, write: bool = True) -> Page:
     """pin_user_pages(): a long-term hold, for a device that reads and writes the page by itself."""
-    page = get_user_page(task, vpn, write=write)
+    page = get_user_page(task, vpn, write=write, pin=True)
     if page.head.order:
         atomic_add(page.head, "pincount", 1)
     else:

@@ -100,6 +100,9 @@ class Traits:
     unmapping_drains: bool = False
     """mm/memory.c, mm/swap_state.c: whoever unmaps memory puts this CPU's batches onto the lists, before and
     after (lru_add_drain()); up to 6.13. Seen on 6.1 and 6.12, and no more on 7.2 and 7.3."""
+    write_looks_first: bool = False
+    """mm/filemap.c generic_perform_write() looks whether the bytes can be had before it begins; since 6.15
+    it begins, and a page of tmpfs that was made for it stays."""
     vmalloc_by_fault: bool = True
     """kernel/bpf/arraymap.c: a process that maps an array gets its pages by faults; since 7.3. Before, they
     are put there once, and do not come back."""

@@ -8,20 +8,24 @@ from hwpoison.abi.signals import Errno
 from .inode import SysError
 from .mmap import Mm
 from .page import clear_flags
-from .pte import MarkerPte, Pte
+from .pte import MarkerPte, MigrationPte, Pte
+from .rmap import zap_entry
 
 
 def madvise_free(mm: Mm, vpn: int) -> None:
     """MADV_FREE: the contents may be thrown away until somebody writes to the page again.
 
-    Not of a page that others map, too. EINVAL for a file's memory.
+    Not of a page that others map, too. EINVAL for a file's memory, and for locked memory.
     """
     vma = mm.find_vma(vpn)
-    if vma is None or vma.mapping is not None:
-        raise SysError(Errno.EINVAL, f"{vpn:#x} is no anonymous memory")
+    if vma is None or vma.mapping is not None or vma.driver is not None or vma.locked:
+        raise SysError(Errno.EINVAL, f"{vpn:#x} is no anonymous memory, or locked")
     table = mm.pte_alloc(vpn)
     with mm.mmap_lock.read(), table.lock:
         entry = table.entries.get(vpn)
+        if entry is not None and not isinstance(entry, Pte | MigrationPte):
+            zap_entry(vma, vpn, table)  # a note of any kind: there is nothing to keep
+            return
         if (
             not isinstance(entry, Pte)
             or not entry.page.anon
@@ -41,6 +45,9 @@ def uffd_poison(mm: Mm, vpn: int) -> None:
     """UFFDIO_POISON: an untouched page counts as bad. EEXIST if there is something; EINVAL before 6.6."""
     if not mm.vm.traits.knows_poison_markers:
         raise SysError(Errno.EINVAL, "this kernel does not know the feature")
+    vma = mm.find_vma(vpn)
+    if vma is None or vma.driver is not None or (vma.mapping is not None and not vma.mapping.fs.swap_backed):
+        raise SysError(Errno.EINVAL, f"{vpn:#x} is neither anonymous memory nor that of tmpfs")
     table = mm.pte_alloc(vpn)
     with mm.mmap_lock.read(), table.lock:
         if vpn in table.entries:

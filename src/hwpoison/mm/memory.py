@@ -135,6 +135,26 @@ def break_cow(task: Task, vpn: int) -> Fault:
     return result
 
 
+def unshare(task: Task, vpn: int) -> Fault:
+    """FAULT_FLAG_UNSHARE: an anonymous page of one's own, which a pin can rely on, without a store."""
+    mm = task.alive_mm()
+    with mm.mmap_lock.read():
+        vma, table = mm.find_vma(vpn), mm.pte_alloc(vpn)
+        entry = table.entries.get(vpn)
+        if vma is None or not isinstance(entry, Pte):
+            return Fault.RETRY
+        page = entry.page
+        merged = isinstance(page.mapping, StableNode)
+        get_page(page)
+        if not merged and (page.exclusive or _can_reuse(page)):
+            page.exclusive = True
+            result = Fault.DONE
+        else:
+            result = _copy_page(vma, vpn, table, entry, page, written=False)
+        put_page(page)
+    return result
+
+
 def do_anonymous_page(vma: Vma, vpn: int, write: bool) -> Fault:
     """First touch of anonymous memory: a page of zeros; for a load the shared one."""
     vm = vma.mm.vm

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
+from hwpoison.abi.signals import Errno
 
 from . import hugetlb_memory
 from .hugetlb_unmap import unmap_huge_range
-from .inode import AddressSpace, File, Inode
+from .inode import AddressSpace, File, Inode, SysError
 from .locks import KernelBug, Lock, RwSem
 from .page import Page, get_page, put_page
 from .pte import Entry, MigrationPte, Pmd, PoisonPte, Pte, SwapPte
@@ -284,7 +285,9 @@ def zap_page_range(vma: Vma, start: int, end: int) -> None:
 
 
 def discard(mm: Mm, vma: Vma, start: int, end: int) -> None:
-    """madvise(2) MADV_DONTNEED: the contents go, the area stays."""
+    """madvise(2) MADV_DONTNEED: the contents go, the area stays. EINVAL for locked memory."""
+    if vma.locked:
+        raise SysError(Errno.EINVAL, f"{vma} is locked")
     with mm.mmap_lock.read():
         zap_page_range(vma, start, end)
 

@@ -88,6 +88,14 @@ def shmem_read(file: File, index: int) -> str:
     return data
 
 
+def shmem_begin_write(file: File, index: int) -> None:
+    """shmem_write_begin() and shmem_write_end(), with nothing to write between them."""
+    folio = shmem_get_folio(file.inode.mapping, index)
+    folio_mark_dirty(folio)
+    folio_unlock(folio)
+    put_page(folio)
+
+
 def shmem_write(file: File, index: int, data: str, pages: int = 1) -> None:
     """write(2) of whole pages."""
     inode = file.inode

@@ -53,6 +53,6 @@ class AccessVerbs(Bench):
 
     def do_coredump(self, step: Step) -> None:
         task, vpn = self.address(step)
-        content = access.dump_page(task, vpn)
+        content = access.dump_core(task, vpn)
         task.send_signal(SigInfo(Signal.SIGABRT))
         self.see("call", task.comm, data=content)

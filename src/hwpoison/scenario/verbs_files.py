@@ -37,7 +37,7 @@ class FileVerbs(Bench):
     def do_write(self, step: Step) -> None:
         file = self.open_file(step, step.subject)
         pages = int(step.get("pages") or 1)
-        self.vm.write(file, step.page, step.args["data"], pages)
+        access.pwrite(file, step.page, step.args["data"], pages)
         self.rewritten(file.inode.mapping, step.page, step.page + pages)
         self.see("call", step.subject, data="ok")
 

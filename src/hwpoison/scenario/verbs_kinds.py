@@ -39,6 +39,7 @@ class KindVerbs(Bench):
     def do_lazyfree(self, step: Step) -> None:
         task, vpn = self.address(step)
         madvise_free(task.alive_mm(), vpn)
+        self.given_up(task.alive_mm(), vpn, vpn + 1)
         self.see("call", step.subject, data="ok")
 
     def do_marker(self, step: Step) -> None:

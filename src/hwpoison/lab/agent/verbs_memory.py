@@ -48,6 +48,8 @@ class MemoryVerbs(Bench):
             self.areas[step.subject] = Area(step.subject, address, 1, task, None, 0, shared=True)
             return
         if (name := step.get("file")) is not None and (segment := self._segment(name)) is not None:
+            if step.args["shared"] != "yes" or step.number("first"):
+                raise CannotSetUp("a System V segment is attached from its beginning, and shared")
             address = task.remote.call(nr.SHMAT, segment, address, 0)
             self.areas[step.subject] = Area(
                 step.subject, address, pages, task, self._file_of(step), step.number("first"), True

@@ -106,6 +106,25 @@ def _both_at_once(model: Model, step: Step) -> bool:
     return disk.failing if step.subject == "hold" else disk.held and step.subject == "fail"
 
 
+def _attaches_part(model: Model, step: Step) -> bool:
+    file = model.open_files.get(step.get("file") or "")
+    if file is None or file.inode.fs.name != "sysv":
+        return False
+    whole = step.number("first") == 0 and step.number("pages") == file.inode.size
+    return not whole or step.args["shared"] != "yes"
+
+
+def _beyond_area(model: Model, step: Step) -> bool:
+    name, _, page = (step.get("into") or step.args["from"]).partition(":")
+    area = model.areas.get(name)
+    return area is not None and int(page or 0) + step.number("pages") > area.pages
+
+
+def _traces_itself(model: Model, step: Step) -> bool:
+    task, _vpn = model.address(step)
+    return step.args["via"] == "ptrace" and model.task(step, step.args["by"]).leader is task.leader
+
+
 def _others_cached(model: Model, step: Step) -> bool:
     return any(
         inode is not model.files.get(step.subject)
@@ -204,6 +223,9 @@ LIMITS: tuple[Limit, ...] = (
     ),
     Limit("a new file is written to its disk before the scenario goes on", ("file",), _made_while_held),
     Limit("a disk of the lab cannot hold writes back and let them fail at once", ("disk",), _both_at_once),
+    Limit("a System V segment is attached whole, and shared", ("map",), _attaches_part),
+    Limit("what lies behind an area is not known", ("readv", "writev"), _beyond_area),
+    Limit("a task cannot trace itself", ("peek", "poke"), _traces_itself),
     Limit("a free frame may be in use after any further step", ("inject", "soft-offline"), _frame_was_free),
     Limit("only memory of drivers can be mapped without harm", ("map",), _maps_kernel_memory),
     Limit("after Ignored it would free the page under its owner", ("unpoison",), _frees_under_owner),

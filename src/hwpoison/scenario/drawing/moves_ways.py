@@ -91,6 +91,6 @@ WAYS = (
     Move("discard", 0.4, 0.3, discard),
     Move("lazyfree", 0.6, 0.3, lazyfree),
     Move("marker", 0.2, 0.1, marker),
-    Move("seal", 0.3, 0.2, seal),
+    Move("seal", 2, 1, seal),
     Move("coredump", 0.0, 0.2, coredump),
 )
