@@ -47,6 +47,11 @@ NOT_UNDONE: dict[str, tuple[str, str, str]] = {
         "by its title only",
         "what a file system does with its blocks is not modelled",
     ),
+    "B65": (
+        "a clean page that cannot be taken away from its user kills nobody",
+        "between 5.15 and 6.1",
+        "what keeps a page mapped here is a pin, and a pin for writing makes the page dirty",
+    ),
     "B70": (
         "the entry of a huge page is read without its lock while another thread changes it",
         "between 6.12 and 7.2",

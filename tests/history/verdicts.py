@@ -9,10 +9,8 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import Errno, SiCode
 from hwpoison.failure import kill
-from hwpoison.failure.flags import MF_MUST_KILL
 from hwpoison.failure.grab import handlable
 from hwpoison.failure.handler import MemoryFailure
-from hwpoison.failure.kill import ToKill, kill_procs
 from hwpoison.failure.profiles import PROFILES
 from hwpoison.failure.states import PageState, identify
 from hwpoison.failure.thp import try_to_split_thp_page
@@ -156,7 +154,7 @@ B25 = Bug(
 
 def not_in_drivers_memory(task: Task, pfn: int) -> int | None:
     mm = task.alive_mm()
-    vmas, mm.vmas = mm.vmas, [vma for vma in mm.vmas if not vma.drivers]
+    vmas, mm.vmas = mm.vmas, [vma for vma in mm.vmas if vma.driver is None]
     try:
         return _mapped_at(task, pfn)
     finally:
@@ -355,33 +353,6 @@ B41 = Bug(
 )
 
 
-def kill_if_dirty(
-    failure: MemoryFailure, victims: list[ToKill], pfn: int, flags: int, *, unmapped: bool
-) -> None:
-    if failure.vm.zone.page(pfn).head.flags & pg.DIRTY or flags & MF_MUST_KILL:
-        kill_procs(failure, victims, pfn, flags, unmapped=unmapped)
-
-
-B65 = Bug(
-    "B65",
-    "a clean page that cannot be taken away from its user kills nobody",
-    """
-    task app sigbus=handler policy=early
-    map m task=app
-    store m:0 data=x
-    swapout m:0 keep=yes
-    load m:0
-    pin m:0 as=p
-    inject m:0 via=sysfs
-      => return m code=-EBUSY
-      => verdict type="unmapping failed page" result=Failed
-      => signal app code=BUS_MCEERR_AO page=m:0 lsb=12
-    """,
-    (("hwpoison.failure.user_mappings:kill_procs", kill_if_dirty),),
-    "not seen on 7.3: signal app",
-    fix="between 5.15 and 6.1",
-)
-
 B66 = Bug(
     "B66",
     "an error in a page merged by KSM is ignored, and it stays mapped by all",
@@ -453,4 +424,4 @@ B68 = Bug(
     fix="between 6.12 and 7.2",
 )
 
-ROWS = (B22, B22B, B24, B25, B26, B35, B36, B39, B40, B41, B61, B65, B66, B67, B68)
+ROWS = (B22, B22B, B24, B25, B26, B35, B36, B39, B40, B41, B61, B66, B67, B68)

@@ -209,7 +209,7 @@ def _take_over(vpn: int, table: PageTable, entry: Pte) -> Fault:
     with table.lock:
         if table.entries.get(vpn) is not entry:
             return Fault.RETRY
-        entry.writable = entry.page.exclusive = True
+        entry.writable = entry.dirty = entry.page.exclusive = True
     return Fault.DONE
 
 
