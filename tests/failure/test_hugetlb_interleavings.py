@@ -17,11 +17,13 @@ from hwpoison.abi.results import MfResult
 from hwpoison.failure import inject
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.profiles import PROFILES
+from hwpoison.failure.soft_offline import soft_offline_page
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
 from hwpoison.mm.hugetlb import Hstate
 from hwpoison.mm.inode import File, SysError
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
+from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mmap import Vma, do_mmap, munmap
 from hwpoison.mm.page import Page
 from hwpoison.mm.pte import Pte
@@ -146,6 +148,14 @@ def is_hit_beside(world: World) -> None:
     world.failure.memory_failure(world.page.pfn + 1, 0)
 
 
+def is_offlined(world: World) -> None:
+    soft_offline_page(world.failure, world.page.pfn)
+
+
+def is_moved(world: World) -> None:
+    move_page_of(world.other.alive_mm(), world.area().start)
+
+
 def shrinks_the_pool(world: World) -> None:
     world.vm.hugetlb.set_max_huge_pages(world.pool, 1)
 
@@ -174,8 +184,8 @@ def reads_the_file(world: World) -> None:
 
 
 ACTIONS = [
-    reads, writes, forks, exits, unmaps, maps_anew, pins, is_hit_again, is_hit_beside, shrinks_the_pool,
-    grows_the_pool, demotes, truncates, punches, reads_the_file,
+    reads, writes, forks, exits, unmaps, maps_anew, pins, is_hit_again, is_hit_beside, is_offlined, is_moved,
+    shrinks_the_pool, grows_the_pool, demotes, truncates, punches, reads_the_file,
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from hwpoison.abi.signals import PAGE_SHIFT, SiCode, SigInfo, Signal
 from hwpoison.failure import handler, kill, soft_offline, unpoison, user_mappings
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.profiles import NEWEST, Profile
-from hwpoison.mm import filemap, inode, memory, migrate, rmap, shmem
+from hwpoison.mm import filemap, inode, memory, migrate, migrate_folio, rmap, shmem
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.page import ZEROS, Page, folio_lock, set_flags
@@ -415,7 +415,7 @@ def a_page_that_could_not_be_moved_is_marked_all_the_same(patch: Patch) -> None:
 @breaks(4, SOFT_HELD)
 def a_reference_in_flight_is_overlooked(patch: Patch) -> None:
     patch.setattr(soft_offline, "mapping_evict_folio", lambda _mapping, _page: False)
-    patch.setattr(migrate, "folio_expected_refs", lambda page: page.refcount)
+    patch.setattr(migrate_folio, "folio_expected_refs", lambda page: page.refcount)
 
 
 @breaks(4, SOFT)

@@ -37,6 +37,7 @@ class Errno(IntEnum):
     ENXIO = 6
     EAGAIN = 11
     ENOMEM = 12
+    EACCES = 13
     EFAULT = 14
     EBUSY = 16
     EEXIST = 17

@@ -83,6 +83,12 @@ DEVIATIONS: dict[str, Deviation] = {
         "asked to be told early hear nothing, and what they touch next is what the disk has",
         "mm/huge_memory.c unmap_folio(), called from memory_failure(); seen on 6.1 to 7.3",
     ),
+    "split-poisons-entry": Deviation(
+        2,
+        "who maps an anonymous large folio page by page gets the poison entry when it is split, before the "
+        "users of the bad page are looked for: those who asked to be told early hear nothing",
+        "mm/rmap.c try_to_migrate_one(), called by split_huge_page_to_list(); seen on 6.1 to 7.3",
+    ),
     "unsplit-untold": Deviation(
         2,
         "a large folio of a file that cannot be split stays as it was: fsync says ok, read(2) gives the "

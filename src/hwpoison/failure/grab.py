@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import frame_text
+from hwpoison.mm.hugetlb import is_huge, state_of
 from hwpoison.mm.page import Page, folio_try_get, put_page
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ def _complain(page: Page) -> None:
 def _try(failure: MemoryFailure, page: Page, counted: bool) -> tuple[Grab, bool]:
     """One try: (how it went, whether a reference is held). BUSY and UNHANDLABLE may be tried again."""
     if not counted:
+        if is_huge(page) and (found := _try_huge(page)) is not None:
+            return found, found is Grab.TAKEN
         if not handlable(failure, page):
             return Grab.UNHANDLABLE, False
         folio = page.head
@@ -90,10 +93,21 @@ def _try(failure: MemoryFailure, page: Page, counted: bool) -> tuple[Grab, bool]
         if page.head is not folio:  # "cannot catch tail": it was split or freed before we had it
             put_page(folio)
             return Grab.BUSY, False
-    if handlable(failure, page):
+    if is_huge(page) or handlable(failure, page):
         return Grab.TAKEN, True
     put_page(page)
     return Grab.UNHANDLABLE, False
+
+
+def _try_huge(page: Page) -> Grab | None:
+    """get_hwpoison_hugetlb_folio(): None if it is no hugetlb page any more."""
+    with page.vm.hugetlb.lock:
+        if not is_huge(page):
+            return None
+        state = state_of(page)
+        if not state.freed and not state.migratable:
+            return Grab.UNHANDLABLE
+        return Grab.TAKEN if not state.freed and folio_try_get(page.head) else Grab.FREE
 
 
 def _nobody_has_it(page: Page) -> Grab:

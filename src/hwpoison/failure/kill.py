@@ -178,7 +178,7 @@ def _mapped_at(task: Task, pfn: int) -> int | None:
     mm = task.alive_mm()
     for vma in mm.vmas:
         for first, table in mm.huge_tables(vma.start, vma.end):
-            folio = table.huge.page if table.huge is not None else None
+            folio = table.huge.page if isinstance(table.huge, Pmd) else None
             if folio is not None and folio.pfn <= pfn < folio.pfn + folio.nr_pages:
                 return first + pfn - folio.pfn
         for vpn, table in mm.populated(vma.start, vma.end):

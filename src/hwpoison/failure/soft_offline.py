@@ -11,6 +11,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import frame_text
 from hwpoison.abi.signals import PAGE_SHIFT, Errno
 from hwpoison.mm.gup import get_user_page
+from hwpoison.mm.hugetlb import is_huge
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.locks import atomic_add
 from hwpoison.mm.migrate import Reason, isolate_folio, migrate_pages, putback_movable_pages
@@ -75,13 +76,15 @@ def _offline(failure: MemoryFailure, page: Page, counted: bool) -> int:
 
 def soft_offline_in_use_page(failure: MemoryFailure, page: Page) -> int:
     """The page is ours by a reference: let go of it if nobody needs it, else move it."""
-    if page.head.order and (reason := try_to_split_thp_page(page)) is not None:
+    huge = is_huge(page)
+    if not huge and page.head.order and (reason := try_to_split_thp_page(page)) is not None:
         put_page(page)
         _say(failure, f"{frame_text(page.pfn)}: thp split failed")
         failure.tell(reason, SPLITTING)
         return -Errno.EBUSY
     folio_lock(page)
-    folio_wait_writeback(page)
+    if not huge:
+        folio_wait_writeback(page)
     if page.flags & pg.HWPOISON:
         folio_unlock(page)
         put_page(page)
@@ -102,13 +105,14 @@ def soft_offline_in_use_page(failure: MemoryFailure, page: Page) -> int:
 
 def _migrate(failure: MemoryFailure, page: Page) -> int:
     """Isolate and move; isolated, the page has a reference of that, so ours goes."""
-    isolated = isolate_folio(page)
-    count = page.refcount
-    put_page(page)
+    folio, huge = page.head, is_huge(page)
+    isolated = isolate_folio(folio)
+    count = folio.refcount
+    put_page(folio)
     if not isolated:
         _say(failure, f"{frame_text(page.pfn)}: page isolation failed, page count {count}")
         return -Errno.EBUSY
-    pages = [page]
+    pages = [folio]
     result = migrate_pages(pages, Reason.MEMORY_FAILURE)
     if result:
         putback_movable_pages(pages)
@@ -116,18 +120,18 @@ def _migrate(failure: MemoryFailure, page: Page) -> int:
         failure.tell("somebody holds it: it stays where it is", SOURCE)
         return result if result < 0 else -Errno.EBUSY
     failure.tell("its contents were moved to another frame", "mm/migrate.c migrate_pages()")
-    page_handle_poison(failure, page, release=True)
-    return 0
+    return 0 if page_handle_poison(failure, page, free=huge, release=not huge) else -Errno.EBUSY
 
 
 def page_handle_poison(
     failure: MemoryFailure, page: Page, *, free: bool = False, release: bool = False
 ) -> bool:
-    """Mark a frame that is out of use, for ever; whether it still was. ``release``: our reference goes."""
-    if free:
-        with failure.vm.zone.pcp_lists_disabled():
-            if not failure.vm.zone.take_page_off_buddy(page):
-                return False
+    """Mark a frame that is out of use, for ever; whether it still was. ``release``: our reference goes.
+
+    ``free``: it is in the free lists, or within a free huge page, which is dissolved.
+    """
+    if free and not failure.vm.hugetlb.page_handle_poison(page):
+        return False
     set_flags(page, pg.HWPOISON)
     if release:
         put_page(page)

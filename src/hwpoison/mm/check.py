@@ -45,7 +45,7 @@ def _huge_entries(vm: Machine) -> Counter[int]:
         table.huge.page.pfn
         for mm in memories
         for table in mm.tables.values()
-        if table.huge is not None and table.huge.page is not vm.huge_zero_folio
+        if isinstance(table.huge, Pmd) and table.huge.page is not vm.huge_zero_folio
     )
     count.update(pmd.page.pfn for mm in memories for pmd in mm.hugetlb.values() if isinstance(pmd, Pmd))
     return count

@@ -29,13 +29,14 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False, pin: bool = Fals
             result = unshare(task, vpn)
         elif isinstance(entry, Pte) and (entry.writable or not write):
             page: Page = read_once_page(entry)
-            if not folio_try_get(page.head):
+            folio = page.head
+            if not folio_try_get(folio):
                 if mm.entry(vpn) is entry:
                     mm.paths.relax()
-            elif mm.entry(vpn) is entry:
+            elif page.head is folio and mm.entry(vpn) is entry:  # else it was split, or is another page now
                 return page
             else:
-                put_page(page)
+                put_page(folio)
             continue
         else:
             result = handle_mm_fault(task, vpn, write=write)

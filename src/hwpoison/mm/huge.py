@@ -69,7 +69,7 @@ def do_huge_pmd_wp_page(vma: Vma, vpn: int, table: PageTable) -> Fault | None:
         anon_vma_prepare(vma)
     with table.lock:
         pmd = table.huge
-        if pmd is None:
+        if not isinstance(pmd, Pmd):
             return Fault.RETRY
         folio = pmd.page
         if folio is vma.mm.vm.huge_zero_folio:

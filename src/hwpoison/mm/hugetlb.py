@@ -19,7 +19,7 @@ from hwpoison.abi.signals import Errno
 
 from .inode import AddressSpace, SysError
 from .locks import KernelBug, Lock, atomic_add, test_and_clear, test_and_set
-from .page import ZEROS, Page, folio_unlock, put_page
+from .page import ZEROS, Page, folio_try_get, folio_unlock, put_page
 from .page_alloc import OutOfMemory
 from .response import Response
 
@@ -72,6 +72,8 @@ class HugeState:
     freed: bool = False
     migratable: bool = False
     """In use, and set up so far that others may take references."""
+    temporary: bool = False
+    """Beside the pool's own, while contents move: it goes back to the allocator, not to the pool."""
     raw: list[Page] = field(default_factory=list)
     """raw_hwp_list: the frames known to be bad."""
     raw_unreliable: bool = False
@@ -198,6 +200,29 @@ class Hugetlb:
             frame.content = ZEROS
         return page
 
+    def alloc_for_migration(self, h: Hstate) -> Page | None:
+        """alloc_hugetlb_folio_nodemask(): a free page that is promised to nobody, or one beside the pool."""
+        page = self._dequeue(h, reserved=False)
+        if page is None and self._grow(h, surplus=False):
+            page = self._dequeue(h, reserved=False, new=True)
+            if page is not None:
+                state_of(page).temporary = True
+        return page
+
+    def isolate(self, page: Page) -> bool:
+        """folio_isolate_hugetlb(): keep others from taking the page, by a reference; whether it could be."""
+        with self.lock:
+            if not is_huge(page) or not state_of(page).migratable or not folio_try_get(page.head):
+                return False
+            state_of(page).migratable = False
+            return True
+
+    def putback(self, page: Page) -> None:
+        """folio_putback_hugetlb(): isolated no more."""
+        with self.lock:
+            state_of(page).migratable = True
+        put_page(page)
+
     def _dequeue(self, h: Hstate, *, reserved: bool, new: bool = False) -> Page | None:
         with self.lock:
             if not reserved and not new and h.available <= 0:
@@ -218,11 +243,12 @@ class Hugetlb:
         page.exclusive = False
         with self.lock:
             page.flags &= pg.HUGE | pg.COMPOUND_HEAD | pg.HWPOISON
-            state_of(page).migratable = False
-            if not h.surplus:
+            state = state_of(page)
+            state.migratable = False
+            if not h.surplus and not state.temporary:
                 self._enqueue(h, page)
                 return
-            self._remove(h, page, surplus=True)
+            self._remove(h, page, surplus=not state.temporary)
         self._update_and_free(page)
 
     def _remove(self, h: Hstate, page: Page, *, surplus: bool) -> None:
@@ -254,6 +280,8 @@ class Hugetlb:
     def dissolve_free_huge_page(self, page: Page) -> int:
         """Turn a free huge page into ordinary free pages; -EBUSY if it is in use or promised to somebody."""
         page = page.head
+        if not is_huge(page):
+            return 0
         with self.lock:
             if not is_huge(page):
                 return 0

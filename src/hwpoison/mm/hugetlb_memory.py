@@ -9,6 +9,7 @@ has the folio lock already, so it may only try the others.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
@@ -19,7 +20,7 @@ from .hugetlb import add_huge_rmap, frames_of, remove_huge_rmap, state_of
 from .hugetlb_unmap import hstate_of, huge_start
 from .hugetlbfs import add_to_page_cache
 from .page import Page, folio_mapcount, folio_unlock, get_page, put_page, set_flags
-from .pte import Entry, Pmd
+from .pte import Entry, MigrationPte, Pmd, PoisonPte
 from .rmap import anon_vma_prepare
 
 if TYPE_CHECKING:
@@ -72,11 +73,14 @@ def hugetlb_fault(vma: Vma, vpn: int, *, write: bool) -> Fault:
             entry = mm.hugetlb.get(start)
         if entry is None:
             return _no_page(vma, start, write)
-        if not isinstance(entry, Pmd):
-            return Fault.HWPOISON_LARGE
-        if write and not entry.writable:
+        if isinstance(entry, Pmd) and write and not entry.writable:
             return _wp(vma, start, entry)
-        return Fault.RETRY
+        if isinstance(entry, PoisonPte):
+            return Fault.HWPOISON_LARGE
+    if isinstance(entry, MigrationPte):
+        while mm.hugetlb.get(start) is entry and entry.page.flags & pg.LOCKED:
+            mm.paths.wait(entry.page)
+    return Fault.RETRY
 
 
 def _no_page(vma: Vma, start: int, write: bool) -> Fault:
@@ -171,6 +175,9 @@ def copy_huge_range(vma: Vma, copy: Vma) -> None:
     parent, child = vma.mm, copy.mm
     for start in sorted(start for start in parent.hugetlb if vma.start <= start < vma.end):
         entry = parent.hugetlb[start]
+        if isinstance(entry, MigrationPte):  # shared from now on
+            entry = replace(entry, writable=False, exclusive=False)
+            parent.hugetlb[start] = entry
         if not isinstance(entry, Pmd):
             child.hugetlb[start] = entry
             continue

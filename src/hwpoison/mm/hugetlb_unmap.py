@@ -6,6 +6,7 @@ held, which page table sharing needs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .filemap import folio_mark_dirty
@@ -13,7 +14,7 @@ from .hugetlb import Hstate, remove_huge_rmap
 from .inode import AddressSpace
 from .locks import KernelBug
 from .page import Page, put_page
-from .pte import Pmd, PoisonPte
+from .pte import MigrationPte, Pmd, PoisonPte
 from .rmap import AnonVma, areas
 
 if TYPE_CHECKING:
@@ -86,25 +87,45 @@ def try_to_unmap_huge(head: Page) -> None:
 
     The caller holds the folio lock and, of a file's page, has i_mmap_rwsem for writing (TTU_RMAP_LOCKED).
     """
+    _unmap_all(head, lambda pmd: PoisonPte(head.pfn, file=not head.anon))
+
+
+def try_to_migrate_huge(head: Page) -> None:
+    """try_to_migrate(): the same with migration entries; who is alone with a pinned page keeps it."""
+
+    def note(pmd: Pmd) -> MigrationPte | None:
+        if head.anon and head.exclusive and head.maybe_dma_pinned:
+            return None
+        alone, head.exclusive = head.exclusive, False
+        return MigrationPte(head, pmd.writable, alone, pmd.dirty)
+
+    _unmap_all(head, note)
+
+
+Note = Callable[[Pmd], PoisonPte | MigrationPte | None]
+"""What is left in place of an entry; None: it stays."""
+
+
+def _unmap_all(head: Page, note: Note) -> None:
     mapping = head.mapping
     if isinstance(mapping, AddressSpace):
-        _unmap_all(head, mapping)
+        _unmap_areas(head, mapping, note)
     elif isinstance(mapping, AnonVma):
         with mapping.rwsem.read():
-            _unmap_all(head, mapping)
+            _unmap_areas(head, mapping, note)
 
 
-def _unmap_all(head: Page, mapping: AddressSpace | AnonVma) -> None:
+def _unmap_areas(head: Page, mapping: AddressSpace | AnonVma, note: Note) -> None:
     of_file = isinstance(mapping, AddressSpace)
     for vma, vpn in list(areas(mapping, head.index)):
         if of_file and not vma.hugetlb_lock.down_write_trylock():
             continue
         with vma.mm.hugetlb_ptl:
             entry = vma.mm.hugetlb.get(huge_start(vma, vpn)) if vma.hstate is not None else None
-            if isinstance(entry, Pmd) and entry.page is head:
+            if isinstance(entry, Pmd) and entry.page is head and (left := note(entry)) is not None:
                 if entry.dirty:
                     folio_mark_dirty(head)
-                vma.mm.hugetlb[huge_start(vma, vpn)] = PoisonPte(head.pfn, file=of_file)
+                vma.mm.hugetlb[huge_start(vma, vpn)] = left
                 remove_huge_rmap(head)
                 put_page(head)
         if of_file:

@@ -26,7 +26,7 @@ def madvise_collapse(mm: Mm, vpn: int) -> None:
         if vma is None or vma.end < first + HPAGE_NR or vma.mapping is not None:
             raise SysError(Errno.EINVAL, f"no huge page fits at {vpn:#x}")
         table = mm.table(first)
-        if table is not None and table.huge is not None:
+        if table is not None and isinstance(table.huge, Pmd):
             return
         if table is None or not table.entries:
             raise SysError(Errno.EINVAL, f"nothing is mapped at {first:#x}")

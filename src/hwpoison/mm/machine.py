@@ -50,6 +50,12 @@ class Traits:
     stop it; S 6.12. Before, it copies afterwards, and has to succeed."""
     moves_clean_pages_only: tuple[str, ...] = ("ramfs",)
     """File systems without an operation that moves a page (migrate_folio); on 6.1 vfat has none either."""
+    migration_splits_partly_mapped: bool = True
+    """mm/migrate.c migrate_pages_batch(): an anonymous huge page with a page that nobody maps any more is
+    split first, and its pages move one by one; seen from 6.12 on. 6.1 moves it as it is."""
+    moves_huge_page_by_its_head: bool = False
+    """mm/migrate.c add_page_for_migration(): move_pages(2) of a hugetlb page by another address than its
+    first is EACCES; seen on 6.1."""
     no_page_table_is_efault: bool = False
     """mm/gup.c no_page_table(): move_pages(2) of memory without even a page table; seen on 6.1."""
     migration_writes_dirty_pages: bool = False

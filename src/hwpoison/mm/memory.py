@@ -16,7 +16,7 @@ from .huge import do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, huge_fits, ma
 from .hugetlb_memory import hugetlb_fault
 from .inode import AddressSpace, SysError
 from .locks import KernelBug
-from .migrate import migration_entry_wait
+from .migrate_entries import migration_entry_wait
 from .mmap import Mm, PageTable, Vma, driver_answers_faults, insert_page
 from .page import ZEROS, Page, folio_lock, folio_page, folio_trylock, folio_unlock, get_page, put_page
 from .page_alloc import OutOfMemory
@@ -115,8 +115,12 @@ def _driver_fault(vma: Vma, vpn: int, page: Page) -> Fault:
 def _huge_fault(vma: Vma, vpn: int, write: bool) -> Fault | None:
     """create_huge_pmd() and wp_huge_pmd(): the entry above the page table. None: go on with the table."""
     table = vma.mm.table(vpn)
-    if table is not None and table.huge is not None:
-        return do_huge_pmd_wp_page(vma, vpn, table) if write and not table.huge.writable else Fault.RETRY
+    pmd = None if table is None else table.huge
+    if table is not None and isinstance(pmd, MigrationPte):
+        migration_entry_wait(table, vpn, pmd)
+        return Fault.RETRY
+    if table is not None and pmd is not None:
+        return do_huge_pmd_wp_page(vma, vpn, table) if write and not pmd.writable else Fault.RETRY
     return do_huge_pmd_anonymous_page(vma, vpn, write) if vma.mapping is None else None
 
 

@@ -8,7 +8,7 @@ from .gup import get_user_page
 from .inode import SysError
 from .mmap import Mm, Vma
 from .page import put_page
-from .pte import Pte
+from .pte import Pmd, Pte
 
 
 def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
@@ -28,7 +28,7 @@ def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
 def _mark_pages(mm: Mm, vma: Vma, *, on: bool) -> None:
     for _first, table in mm.huge_tables(vma.start, vma.end):
         with table.lock:
-            if table.huge is not None and table.huge.page is not mm.vm.huge_zero_folio:
+            if isinstance(table.huge, Pmd) and table.huge.page is not mm.vm.huge_zero_folio:
                 if on:
                     mm.vm.lru.mlock_folio(table.huge.page)
                 else:

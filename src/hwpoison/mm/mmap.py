@@ -46,7 +46,8 @@ PTRS_PER_PTE = 1 << TABLE_SHIFT
 class PageTable:
     """One page of 512 entries: a frame that the kernel owns, its lock, and the entries that are not empty.
 
-    With ``huge`` the entry above maps a large folio instead, and the table waits for the day it is split.
+    With ``huge`` the entry above maps a large folio instead, or names one that is on its way to another
+    frame, and the table waits for the day it is split.
     """
 
     __slots__ = ("deposited", "entries", "huge", "lock", "page")
@@ -55,12 +56,14 @@ class PageTable:
         self.page = page
         self.lock = lock
         self.entries: dict[int, Entry] = {}
-        self.huge: Pmd | None = None
+        self.huge: Pmd | MigrationPte | None = None
         self.deposited = False  # it waits behind a huge entry, or behind none: it is not in use
 
     def entry(self, vpn: int) -> Entry | None:
         """What maps this address, at either level."""
-        return self.entries.get(vpn) if self.huge is None else self.huge.pte(vpn % PTRS_PER_PTE)
+        if self.huge is None:
+            return self.entries.get(vpn)
+        return self.huge.pte(vpn % PTRS_PER_PTE) if isinstance(self.huge, Pmd) else self.huge
 
 
 class Vma:
@@ -108,7 +111,8 @@ class Mm:
         self.mmap_lock = RwSem(vm.paths, "mmap_lock", name)
         self.vmas: list[Vma] = []
         self.tables: dict[int, PageTable] = {}
-        self.hugetlb: dict[int, Pmd | PoisonPte] = {}  # entries of areas of huge pages, by where each begins
+        # Entries of areas of huge pages, by where each begins.
+        self.hugetlb: dict[int, Pmd | PoisonPte | MigrationPte] = {}
         self.hugetlb_ptl = Lock(vm.paths, "ptl", f"{name}:huge")
         self.users: list[Task] = []
         self.next_vpn = FIRST_VPN
@@ -356,6 +360,9 @@ def _copy_huge_pmd(vma: Vma, copy: Vma, first: int, table: PageTable) -> None:
     with table.lock, child_table.lock.nested():
         pmd = table.huge
         if pmd is None:
+            return
+        if isinstance(pmd, MigrationPte):  # shared from now on
+            table.huge = child_table.huge = replace(pmd, writable=False, exclusive=False)
             return
         folio = pmd.page
         if folio is vma.mm.vm.huge_zero_folio:

@@ -87,7 +87,10 @@ class PoisonPte:
 
 @dataclass(frozen=True, slots=True)
 class MigrationPte:
-    """make_migration_entry(): the page is on its way to another frame; whoever comes waits for its lock."""
+    """make_migration_entry(): the page is on its way to another frame; whoever comes waits for its lock.
+
+    In place of an entry that maps a whole folio it stands for all of it.
+    """
 
     page: Page
     writable: bool

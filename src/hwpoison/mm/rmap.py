@@ -9,6 +9,7 @@ only there is it certain. Cost grows with the areas on the list that cover the p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
@@ -17,7 +18,7 @@ from .filemap import folio_mark_dirty
 from .inode import AddressSpace
 from .locks import KernelBug, RwSem, atomic_add, atomic_add_each
 from .page import Page, folio_mapcount, folio_ref_add, put_page, set_flags
-from .pte import MigrationPte, PoisonPte, Pte, SwapPte
+from .pte import MigrationPte, Pmd, PoisonPte, Pte, SwapPte
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -175,7 +176,7 @@ def rmap_walk(folio: Page, visit: Visit, huge: VisitHuge | None = None) -> None:
                 if table is None:
                     continue
                 with table.lock:
-                    if table.huge is not None and table.huge.page is folio:
+                    if isinstance(table.huge, Pmd) and table.huge.page is folio:
                         (huge or split_huge_pmd)(vma, vpn, table)
                     entry = table.entries.get(vpn)
                     if not isinstance(entry, Pte) or entry.page.head is not folio:
@@ -260,8 +261,15 @@ def split_huge_pmd(vma: Vma, vpn: int, table: PageTable) -> None:
     if pmd is None:
         return
     folio = pmd.page
-    table.deposited = not (folio.anon or folio is vma.mm.vm.huge_zero_folio)
     first = vpn & -HPAGE_NR
+    if isinstance(pmd, MigrationPte):
+        table.deposited = vma.mapping is not None
+        if vma.mapping is None:
+            table.entries.update(
+                (first + page.offset, replace(pmd, page=page)) for page in list(folio.pages())
+            )
+        return
+    table.deposited = not (folio.anon or folio is vma.mm.vm.huge_zero_folio)
     if folio is vma.mm.vm.huge_zero_folio:
         zero = vma.mm.vm.zero_page
         table.entries.update((first + n, Pte(zero, writable=False)) for n in range(HPAGE_NR))
@@ -285,7 +293,7 @@ def split_huge_pmd(vma: Vma, vpn: int, table: PageTable) -> None:
 def zap_huge_pmd(vma: Vma, table: PageTable) -> None:
     """An entry that maps a whole folio goes, with what it holds; under the page table lock."""
     pmd, table.huge = table.huge, None
-    if pmd is None or pmd.page is vma.mm.vm.huge_zero_folio:
+    if not isinstance(pmd, Pmd) or pmd.page is vma.mm.vm.huge_zero_folio:
         return
     folio = pmd.page
     if pmd.dirty and not folio.anon:
@@ -307,7 +315,7 @@ def folio_mkclean(page: Page) -> bool:
 
     def clean_all(_vma: Vma, _vpn: int, table: PageTable) -> None:
         nonlocal found
-        if table.huge is not None:
+        if isinstance(table.huge, Pmd):
             found = found or table.huge.dirty
             table.huge.dirty = table.huge.writable = False
 

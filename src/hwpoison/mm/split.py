@@ -1,8 +1,8 @@
 """Splitting large folios (mm/huge_memory.c).
 
 A folio is split with its lock held and its count frozen at zero, so that nobody can find it or add a
-mapping meanwhile. Pages of files are unmapped before, those of anonymous memory keep their entries: the
-kernel puts migration entries in their place, which whoever touches them waits for.
+mapping meanwhile. Pages of files are unmapped before; those of anonymous memory get migration entries, which
+whoever touches them waits for, and their own back afterwards.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from hwpoison.abi.signals import Errno
 from .filemap import filemap_release_folio, page_cache_delete
 from .inode import AddressSpace
 from .locks import KernelBug
+from .migrate_entries import remap_parts, remove_migration_ptes, try_to_migrate
 from .page import (
     Page,
     folio_mapcount,
@@ -23,7 +24,7 @@ from .page import (
     folio_unlock,
     put_page,
 )
-from .rmap import StableNode, rmap_sem, rmap_walk, unmap_mapping_folio
+from .rmap import StableNode, rmap_sem, unmap_mapping_folio
 
 COPIED = pg.REFERENCED | pg.SWAPBACKED | pg.SWAPCACHE | pg.MLOCKED | pg.UPTODATE | pg.ACTIVE
 COPIED |= pg.UNEVICTABLE | pg.DIRTY | pg.LRU | pg.ERROR
@@ -35,13 +36,14 @@ def cache_references(folio: Page) -> int:
     return folio.nr_pages if isinstance(folio.mapping, AddressSpace) or folio.flags & pg.SWAPCACHE else 0
 
 
-def split_folio(page: Page, order: int = 0, *, at: Page | None = None) -> int:
+def split_folio(page: Page, order: int = 0, *, at: Page | None = None, keep: bool = False) -> int:
     """split_huge_page_to_list_to_order(): make the locked folio of this page into folios of a smaller order.
 
     ``at``: only that page becomes a folio of this order, the others stay as large as can be (folio_split()).
     The caller holds a reference; afterwards the lock and the reference are those of the new folio that
-    ``page`` is in. 0, or -errno. -EBUSY: it is under writeback, or the file system needs its data on it;
-    -EAGAIN: somebody else holds a reference; -EINVAL: its file wants larger folios than that.
+    ``page`` is in; with ``keep`` he has a reference to each. 0, or -errno. -EBUSY: it is under writeback, or
+    the file system needs its data on it; -EAGAIN: somebody else holds a reference; -EINVAL: its file wants
+    larger folios than that.
     """
     folio = page.head
     if folio.lock_owner is not folio.paths.current:
@@ -63,12 +65,14 @@ def split_folio(page: Page, order: int = 0, *, at: Page | None = None) -> int:
     if isinstance(mapping, AddressSpace):
         if folio.mapped:
             unmap_mapping_folio(folio)
-    elif folio.entire_mapcount:
-        rmap_walk(folio, lambda _vma, _vpn, _table, _entry: True)
-    if not folio_ref_freeze(folio, _expected_references(folio)):
+    elif folio.mapped:
+        try_to_migrate(folio, split=True)
+    if folio.mapped or not folio_ref_freeze(folio, _expected_references(folio)):
+        if folio.anon:
+            remove_migration_ptes(folio, folio)
         return -Errno.EAGAIN
     parts = _split(folio, _evenly(folio, order) if at is None else _around(folio, order, at.offset))
-    _hand_out(parts, page)
+    _hand_out(parts, page, keep=keep)
     return 0
 
 
@@ -117,25 +121,33 @@ def _split(folio: Page, shape: list[tuple[int, int]]) -> list[Page]:
     return [pages[offset] for offset, _order in shape]
 
 
-def _hand_out(parts: list[Page], page: Page) -> None:
+def _hand_out(parts: list[Page], page: Page, *, keep: bool) -> None:
     """The references come back, the lock passes on to the part that the caller works on.
 
-    Parts beyond the end of the file leave it; those that nobody uses are freed.
+    Parts beyond the end of the file leave it; those that nobody uses are freed, unless the caller wants all.
+    All are locked until the entries are back.
     """
     folio, held = parts[0], page.head
-    owner, folio.lock_owner, held.lock_owner = folio.lock_owner, None, folio.lock_owner
-    held.flags |= pg.LOCKED
+    owner = folio.lock_owner
     if owner is not None:
         owner.held[next(n for n, lock in enumerate(owner.held) if lock is folio)] = held
     for part in parts:
+        part.flags |= pg.LOCKED
+        part.lock_owner = owner
         mapping = part.mapping
         if isinstance(mapping, AddressSpace) and part.index >= mapping.host.size:
             page_cache_delete(mapping, part)
         folio_ref_unfreeze(part, _expected_references(part))
-    if folio.paths.waiting:
-        folio.paths.wake(folio)
+    if folio.anon:
+        remap_parts(parts)
     for part in parts:
-        if part is not held:
+        if part is held:
+            continue
+        part.flags &= ~pg.LOCKED
+        part.lock_owner = None
+        if part.paths.waiting:
+            part.paths.wake(part)
+        if not keep:
             put_page(part)
 
 

@@ -48,6 +48,7 @@ class User:
     vpn: int
     tasks: tuple[Task, ...]
     mapped: bool
+    whole: bool = False  # by an entry for all of its folio
 
     @property
     def gone(self) -> bool:
@@ -194,7 +195,7 @@ def _dirty_in_page_tables(vm: Machine, page: Page) -> bool:
     memories = {id(t.mm): t.mm for t in vm.tasks.values() if t.mm is not None}.values()
     tables = [table for mm in memories for table in mm.tables.values()]
     entries = (entry for table in tables for entry in table.entries.values())
-    huge = [table.huge for table in tables if table.huge is not None]
+    huge = [table.huge for table in tables if isinstance(table.huge, Pmd)]
     huge += [pmd for mm in memories for pmd in mm.hugetlb.values() if isinstance(pmd, Pmd)]
     if any(pmd.page is page.head and pmd.dirty for pmd in huge):
         return True
@@ -207,8 +208,8 @@ def _users(vm: Machine, page: Page) -> Iterator[User]:
         tasks = tuple(thread for leader in mm.users for thread in leader.threads)
         for vma in mm.vmas:
             for first, table in mm.huge_tables(vma.start, vma.end):
-                if table.huge is not None and table.huge.page is page.head:
-                    yield User(mm, first + page.offset, tasks, True)
+                if isinstance(table.huge, Pmd) and table.huge.page is page.head:
+                    yield User(mm, first + page.offset, tasks, True, whole=True)
             for vpn, table in mm.populated(vma.start, vma.end):
                 entry = table.entries[vpn]
                 if _refers(vm, entry, page):
@@ -216,7 +217,7 @@ def _users(vm: Machine, page: Page) -> Iterator[User]:
             for start, pmd in mm.hugetlb.items():
                 inside = vma.start <= start < vma.end
                 if inside and isinstance(pmd, Pmd) and pmd.page is page.head:
-                    yield User(mm, start + page.offset, tasks, True)
+                    yield User(mm, start + page.offset, tasks, True, whole=True)
             covered = page.file_index - vma.pgoff + vma.start
             ours = vma.mapping is not None and vma.mapping is page.head.mapping
             if ours and vma.start <= covered < vma.end and mm.entry(covered) is None:

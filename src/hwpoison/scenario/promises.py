@@ -64,13 +64,16 @@ def _forgotten_victims(vm: Machine, failure: MemoryFailure, census: Census) -> I
     for user in census.users:
         wanted = user.mapped or census.mapping is not None
         if wanted and _asked_early(vm, user) and not user.gone and not census.told(user):
-            yield broke(_why_forgotten(failure, census), f"{user.name()} asked to be told early and was not")
+            why = _why_forgotten(failure, census, user)
+            yield broke(why, f"{user.name()} asked to be told early and was not")
 
 
-def _why_forgotten(failure: MemoryFailure, census: Census) -> str:
+def _why_forgotten(failure: MemoryFailure, census: Census, user: User) -> str:
     if census.merged:
         return "merged-told-once" if failure.profile.handles_merged_pages else "merged-not-told"
-    return "split-unmaps-file" if census.large and census.mapping is not None else "forgotten-victim"
+    if census.large and census.mapping is not None:
+        return "split-unmaps-file"
+    return "split-poisons-entry" if census.large and not user.whole else "forgotten-victim"
 
 
 def _asked_early(vm: Machine, user: User) -> bool:

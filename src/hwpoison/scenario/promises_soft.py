@@ -99,5 +99,5 @@ def _stays(census: Census, page: Page) -> Iterator[Broken]:
         if user.mapped and not (isinstance(entry, Pte) and entry.page is page):
             yield Broken(4, f"soft offline of {page} failed, but it was taken away from {user.name()}")
     mapping = None if census.in_swap_cache else census.mapping
-    if mapping is not None and mapping.pages.get(census.index) is not page:
+    if mapping is not None and mapping.frame(census.index) is not page:
         yield Broken(4, f"soft offline of {page} failed, but it was removed from the {mapping.host}")
