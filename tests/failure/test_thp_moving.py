@@ -16,6 +16,7 @@ from hwpoison.failure.profiles import PROFILES
 from hwpoison.failure.soft_offline import soft_offline_page
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
 from hwpoison.mm.inode import SysError
+from hwpoison.mm.khugepaged import madvise_collapse
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.migrate import move_page_of
@@ -74,6 +75,10 @@ def is_split(failure: MemoryFailure, task: Task, vma: Vma) -> None:
         split_huge_page(failure.vm.zone.page(entry.page.pfn))
 
 
+def collapses(_failure: MemoryFailure, task: Task, vma: Vma) -> None:
+    madvise_collapse(task.alive_mm(), vma.start)
+
+
 def is_hit(failure: MemoryFailure, task: Task, vma: Vma) -> None:
     entry = task.alive_mm().entry(vma.start + 5)
     if isinstance(entry, Pte):
@@ -87,8 +92,8 @@ def is_offlined(failure: MemoryFailure, task: Task, vma: Vma) -> None:
 
 
 ACTIONS: list[Action] = [
-    reads, writes, forks, exits, unmaps, gives_a_page_up, pins, locks, moves_too, is_split, is_hit,
-    is_offlined,
+    reads, writes, forks, exits, unmaps, gives_a_page_up, pins, locks, moves_too, is_split, collapses,
+    is_hit, is_offlined,
 ]  # fmt: skip
 
 

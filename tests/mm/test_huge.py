@@ -11,12 +11,13 @@ from hwpoison.abi.signals import Errno
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
 from hwpoison.mm.inode import File, SysError
 from hwpoison.mm.khugepaged import madvise_collapse
-from hwpoison.mm.machine import Machine, Traits
+from hwpoison.mm.machine import Machine, Panic, Traits
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import Vma, discard, do_mmap, munmap
 from hwpoison.mm.page import Page
 from hwpoison.mm.pte import HugePte, PoisonPte, Pte, SwapPte
+from hwpoison.mm.split import split_huge_page
 from hwpoison.mm.task import Task
 from hwpoison.mm.vmscan import reclaim_folio
 
@@ -195,6 +196,51 @@ def test_a_poison_entry_ends_a_collapse(vm: Machine) -> None:
     with pytest.raises(SysError) as refused:
         madvise_collapse(task.alive_mm(), vma.start)
     assert refused.value.errno is Errno.EINVAL and not is_huge(task, vma.start)
+
+
+def test_pages_in_swap_come_back_for_a_collapse(vm: Machine) -> None:
+    task, vma = area(vm)
+    store(task, vma.start + 5, "five")
+    split_huge_page(page_at(task, vma.start))
+    reclaim_folio(page_at(task, vma.start + 5), drop=True)
+    assert isinstance(task.alive_mm().entry(vma.start + 5), SwapPte)
+    madvise_collapse(task.alive_mm(), vma.start)
+    assert is_huge(task, vma.start)
+    assert load(task, vma.start + 5) == "five"
+
+
+@pytest.mark.parametrize("survives", [True, False])
+def test_a_real_error_met_by_a_collapse_leaves_all_as_it_was_or_stops_the_machine(survives: bool) -> None:
+    vm = Machine(frames=4096, traits=Traits(collapse_survives_errors=survives))
+    task, vma = area(vm)
+    store(task, vma.start + 5, "five")
+    split_huge_page(page_at(task, vma.start))
+    vm.strike(page_at(task, vma.start + 5).pfn, hardware=True)
+    with pytest.raises(SysError if survives else Panic):
+        madvise_collapse(task.alive_mm(), vma.start)
+    if survives:
+        assert load(task, vma.start + 4) == "zeros"
+        assert not is_huge(task, vma.start)
+        assert page_at(task, vma.start + 4).flags & pg.LRU
+        assert vm.check() == []
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_memory_shared_since_a_fork_is_collapsed_by_newer_kernels(
+    machine: Callable[..., Machine], allowed: bool
+) -> None:
+    vm = machine(frames=4096, traits=Traits(collapses_read_only=allowed))
+    task, vma = area(vm)
+    store(task, vma.start + 5, "five")
+    split_huge_page(page_at(task, vma.start))
+    child = task.fork("child")
+    if allowed:
+        madvise_collapse(task.alive_mm(), vma.start)
+        assert page_at(task, vma.start + 5) is not page_at(child, vma.start + 5)
+    else:
+        with pytest.raises(SysError, match="EINVAL"):
+            madvise_collapse(task.alive_mm(), vma.start)
+    assert load(task, vma.start + 5) == load(child, vma.start + 5) == "five"
 
 
 def test_a_page_that_somebody_holds_ends_a_collapse(vm: Machine) -> None:

@@ -9,7 +9,7 @@ from hwpoison.mm.inode import File, SysError
 from hwpoison.mm.locks import KernelBug
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
-from hwpoison.mm.mmap import do_mmap
+from hwpoison.mm.mmap import do_mmap, msync
 from hwpoison.mm.page import locked
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.truncate import invalidate_mapping_pages
@@ -86,6 +86,32 @@ def test_a_store_through_a_page_table_reaches_the_disk(vm: Machine, file: File) 
     assert load(other, again.start) == "two"
     fsync(file)
     assert file.inode.blocks[0] == "two"
+
+
+def test_msync_writes_its_own_part_and_tells_of_any(vm: Machine, file: File) -> None:
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 2, file=file, pgoff=1, shared=True)
+    vm.write(file, 0, "zero")
+    store(task, vma.start, "one")
+    msync(vma)
+    assert file.inode.blocks == {0: "data:0:old", 1: "one", 2: "data:2:old"}
+    vm.disk.failing = True
+    with pytest.raises(SysError, match="EIO"):
+        fsync(file)
+    store(task, vma.start, "more")
+    with pytest.raises(SysError, match="EIO"):
+        msync(vma)
+    vm.disk.failing = False
+    msync(vma)
+
+
+def test_msync_of_a_private_mapping_does_nothing(vm: Machine, file: File) -> None:
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 1, file=file)
+    store(task, vma.start, "mine")
+    vm.write(file, 0, "new")
+    msync(vma)
+    assert file.inode.blocks[0] == "data:0:old"
 
 
 def test_a_private_store_never_reaches_the_disk(vm: Machine, file: File) -> None:

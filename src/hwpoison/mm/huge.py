@@ -52,15 +52,19 @@ def do_huge_pmd_anonymous_page(vma: Vma, vpn: int, write: bool) -> Fault | None:
 
 def new_anon_huge_folio(vma: Vma, vpn: int) -> Page:
     """A new anonymous folio for the huge page around this address, with its reverse map and one reference."""
-    vm = vma.mm.vm
-    anon_vma = anon_vma_prepare(vma)
-    folio = vm.zone.alloc_zeroed(HPAGE_ORDER)
-    folio.mapping = anon_vma
+    anon_vma_prepare(vma)
+    folio = vma.mm.vm.zone.alloc_zeroed(HPAGE_ORDER)
+    make_anon_huge(vma, vpn, folio)
+    return folio
+
+
+def make_anon_huge(vma: Vma, vpn: int, folio: Page) -> None:
+    """Give a fresh folio its reverse map, as the huge page around this address."""
+    folio.mapping = anon_vma_prepare(vma)
     folio.index = vma.index_of(vpn & -HPAGE_NR)
     folio.exclusive = True
     folio.flags |= pg.SWAPBACKED | pg.UPTODATE
-    vm.lru.add(folio)
-    return folio
+    vma.mm.vm.lru.add(folio)
 
 
 def do_huge_pmd_wp_page(vma: Vma, vpn: int, table: PageTable) -> Fault | None:

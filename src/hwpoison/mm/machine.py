@@ -69,6 +69,12 @@ class Traits:
     lists for good (since 6.15, and in stable kernels of then). Before, it was written out as any other."""
     huge_zero_becomes_huge: bool = True
     """A store to the huge page of zeros gives a huge page of one's own: since 6.13; seen on 6.12 and 7.3."""
+    collapses_read_only: bool = True
+    """mm/khugepaged.c: memory of which no page may be written to, as after a fork, becomes a huge page as
+    well; seen on 7.2 and 7.3. Before, it is EINVAL."""
+    collapse_survives_errors: bool = True
+    """mm/khugepaged.c __collapse_huge_page_copy() can be stopped by bad memory; since 6.4. 6.1 was seen to
+    panic."""
     maps_whole_folio: tuple[str, ...] = ("ext4", "xfs", "tmpfs")
     """A fault on a page of these files maps all of its folio (finish_fault()): tmpfs since 6.10, all others
     since 6.18; seen on 6.12, 7.2 and 7.3."""

@@ -31,6 +31,7 @@ from .rmap import (
     zap_huge_pmd,
 )
 from .truncate import evict_inode, flush_unused
+from .writeback import fsync
 
 if TYPE_CHECKING:
     from .hugetlb import Hstate
@@ -79,6 +80,7 @@ class Vma:
         self.inode = inode
         self.pgoff = pgoff  # page offset of ``start`` in the file; for anonymous memory its own address
         self.writable = writable
+        self.file: File | None = None  # vm_file: it stays open as long as it is mapped
         self.locked = False  # VM_LOCKED
         self.driver: Page | None = None  # VM_MIXEDMAP: a driver has put this page of its own there
         self.huge = False  # VM_HUGEPAGE
@@ -204,6 +206,7 @@ def do_mmap(
         offset = pgoff if inode is not None else start
         vma = Vma(mm, start, start + pages, shared=shared, inode=inode, pgoff=offset, writable=writable)
         vma.huge = huge
+        vma.file = file
         if h is not None:
             vma.hstate = h
             hugetlb_memory.reserve_pages(vma)
@@ -264,6 +267,15 @@ def unmap_vma(mm: Mm, vma: Vma) -> None:
             evict_inode(vma.mapping.host)
         flush_unused(vma.mapping.host)
     mm.vmas.remove(vma)
+
+
+def msync(vma: Vma) -> None:
+    """msync(2) MS_SYNC of a whole area: fsync(2) of its part of the file, by the open file that it maps.
+
+    Raises SysError as that does. A private area has nothing to be written.
+    """
+    if vma.shared and vma.file is not None:
+        fsync(vma.file, vma.pgoff, vma.pgoff + vma.end - vma.start)
 
 
 def zap_page_range(vma: Vma, start: int, end: int) -> None:
@@ -332,6 +344,7 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
     )
     copy.huge = vma.huge
     copy.driver = vma.driver
+    copy.file = vma.file
     copy.mergeable = vma.mergeable
     copy.hstate = vma.hstate
     anon_vma_fork(copy, vma)

@@ -81,12 +81,15 @@ def filemap_write_and_wait_range(mapping: AddressSpace, start: int = 0, end: int
     filemap_check_errors(mapping)
 
 
-def fsync(file: File) -> None:
-    """fsync(2): everything written is on the disk, or SysError: once for each open file and error."""
+def fsync(file: File, start: int = 0, end: int | None = None) -> None:
+    """fsync(2): everything written is on the disk, or SysError: once for each open file and error.
+
+    vfs_fsync_range() writes the pages with start <= index < end only; an error is told wherever it was.
+    """
     mapping = file.inode.mapping
     if not mapping.can_writeback:
         return  # tmpfs: noop_fsync()
-    filemap_fdatawrite(mapping)
+    filemap_fdatawrite(mapping, start, end)
     filemap_fdatawait(mapping)
     file_check_and_advance_wb_err(file)
     if mapping.lost and (pages := lost_pages(file)):

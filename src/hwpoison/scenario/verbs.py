@@ -128,6 +128,7 @@ VERBS: dict[str, Verb] = {
             ),
         ),
         Verb("unmap", "area", "munmap(2)", (TASK,)),
+        Verb("msync", "area", "msync(2) MS_SYNC of all of it", (TASK,)),
         Verb("load", "area", "read memory", (TASK,), page=True),
         Verb("store", "area", "write memory", (TASK, DATA), page=True),
         Verb(

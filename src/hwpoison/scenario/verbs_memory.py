@@ -10,7 +10,7 @@ from hwpoison.mm.inode import SysError
 from hwpoison.mm.khugepaged import madvise_collapse
 from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mlock import mlock
-from hwpoison.mm.mmap import discard, do_mmap, map_driver, munmap
+from hwpoison.mm.mmap import discard, do_mmap, map_driver, msync, munmap
 from hwpoison.mm.page import get_page, put_page
 from hwpoison.mm.shmem import shmem_lock
 from hwpoison.mm.split import split_huge_page
@@ -51,6 +51,11 @@ class MemoryVerbs(Bench):
     def do_unmap(self, step: Step) -> None:
         task, vma = self.area(step)
         munmap(task.alive_mm(), vma)
+
+    def do_msync(self, step: Step) -> None:
+        _task, vma = self.area(step)
+        msync(vma)
+        self.see("call", step.subject, data="ok")
 
     def do_load(self, step: Step) -> None:
         task, vpn = self.address(step)

@@ -129,6 +129,7 @@ LIMITED = [
     ("read dd:1", "", "file d fs=bdev\nopen dd file=d"),
     ("map x task=A file=dd pages=2", "", "file d fs=bdev\nopen dd file=d"),
     ("fsync fd", "", "disk fail"),
+    ("msync s", "", "disk fail"),
     ("disk hold", "", "disk fail"),
     ("map x task=A file=vd pages=1 shared=yes", "", "file v fs=sysv pages=2\nopen vd file=v"),
     ("readv fd:0 into=m:0 pages=2", "", ""),

@@ -94,6 +94,11 @@ class MemoryVerbs(Bench):
         task, address = self.place(step)
         task.remote.call(nr.MUNMAP, address, named(self.areas, step.subject).pages * PAGE)
 
+    def do_msync(self, step: Step) -> None:
+        task, address = self.place(step)
+        task.remote.call(nr.MSYNC, address, named(self.areas, step.subject).pages * PAGE, nr.MS_SYNC)
+        self.see("call", step.subject, data="ok")
+
     def do_load(self, step: Step) -> None:
         task, address = self.place(step)
         before = self.word(step)

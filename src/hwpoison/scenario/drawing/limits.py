@@ -158,7 +158,11 @@ def _maps_past_device(model: Model, step: Step) -> bool:
 
 
 def _journal_write_fails(model: Model, step: Step) -> bool:
-    file = model.open_files.get(step.subject)
+    if step.verb == "msync":
+        _task, vma = model.area(step)
+        file = vma.file if vma.shared else None
+    else:
+        file = model.open_files.get(step.subject)
     if file is None or not model.vm.disk.failing or file.inode.fs.name == "bdev":
         return False
     mapping = file.inode.mapping
@@ -218,7 +222,7 @@ LIMITS: tuple[Limit, ...] = (
     Limit("a disk is larger than the pages that a scenario names", ("map",), _maps_past_device),
     Limit(
         "a file system whose journal cannot be written stops altogether",
-        ("fsync",),
+        ("fsync", "msync"),
         _journal_write_fails,
     ),
     Limit("a new file is written to its disk before the scenario goes on", ("file",), _made_while_held),

@@ -55,6 +55,11 @@ def stray(world: World) -> list[str] | None:
     return [f"load {world.dice.pick(areas)}:0 task={world.dice.pick(tasks)}"]
 
 
+def msync(world: World) -> list[str] | None:
+    place = _one(world, world.areas())
+    return [f"msync {place.area}{by(world, place)}"] if place else None
+
+
 def lock(world: World) -> list[str] | None:
     place = _one(world, world.areas())
     return [f"lock {place.area}{by(world, place)}"] if place else None
@@ -142,6 +147,7 @@ MEMORY = (
     Move("load", 4, 8, load),
     Move("load", 0.1, 0.3, stray),
     Move("store", 7, 4, store),
+    Move("msync", 0.5, 1, msync),
     Move("lock", 1, 0.7, lock),
     Move("unlock", 1, 0.7, unlock),
     Move("swapout", 3, 0.7, swapout),
