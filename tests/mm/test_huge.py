@@ -221,7 +221,7 @@ def test_a_real_error_met_by_a_collapse_leaves_all_as_it_was_or_stops_the_machin
     if survives:
         assert load(task, vma.start + 4) == "zeros"
         assert not is_huge(task, vma.start)
-        assert page_at(task, vma.start + 4).flags & pg.LRU
+        assert page_at(task, vma.start + 5).flags & pg.LRU
         assert vm.check() == []
 
 

@@ -17,7 +17,7 @@ from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mmap import Vma, do_mmap, munmap
 from hwpoison.mm.page import Page, get_page, put_page
 from hwpoison.mm.proc import stable_page_flags
-from hwpoison.mm.pte import PoisonPte, Pte
+from hwpoison.mm.pte import PoisonPte, Pte, SwapPte
 from hwpoison.mm.rmap import TTU_HWPOISON, StableNode, try_to_unmap
 from hwpoison.mm.task import Task
 from hwpoison.mm.vmscan import reclaim_folio
@@ -206,10 +206,12 @@ def test_the_node_of_a_page_that_was_freed_is_pruned(vm: Machine) -> None:
     assert vm.ksm.stable == []
 
 
-def test_reclaim_leaves_merged_pages_alone(vm: Machine) -> None:
-    first, _second = merged_pair(vm)
-    assert not reclaim_folio(mapped(first))
-    assert mapped(first).mapcount == 2
+def test_reclaim_takes_a_merged_page_from_all_who_map_it(vm: Machine) -> None:
+    first, second = merged_pair(vm)
+    assert reclaim_folio(mapped(first))
+    for task, vma in (first, second):
+        assert isinstance(task.alive_mm().entry(vma.start), SwapPte)
+        assert load(task, vma.start) == "same"
 
 
 class Anybody:

@@ -12,6 +12,7 @@ from hwpoison.mm.gup import pin_user_page, unpin_user_page
 from hwpoison.mm.inode import File
 from hwpoison.mm.machine import Machine, Traits
 from hwpoison.mm.memory import load, store
+from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import Vma, discard, do_mmap
 from hwpoison.mm.page import Page, folio_lock, folio_unlock, get_page, put_page
 from hwpoison.mm.pte import HugePte, Pte
@@ -31,6 +32,8 @@ def vm(machine: Callable[..., Machine]) -> Machine:
 def huge_area(vm: Machine) -> tuple[Task, Vma, Page]:
     task = vm.new_task("app")
     vma = do_mmap(task.alive_mm(), PAGES, huge=True)
+    for vpn in range(vma.start, vma.end):
+        store(task, vpn, "data")
     store(task, vma.start + 5, "five")
     entry = task.alive_mm().entry(vma.start)
     assert isinstance(entry, HugePte)
@@ -64,7 +67,26 @@ def test_every_page_of_a_huge_page_is_one_of_its_own_afterwards(vm: Machine) -> 
         assert page.exclusive and page.index == folio.index + number
         assert page.flags & (pg.LRU | pg.DIRTY | pg.UPTODATE | pg.SWAPBACKED) and not page.flags & pg.LOCKED
     assert load(task, vma.start + 5) == "five"
-    assert load(task, vma.start + 6) == "zeros"
+    assert load(task, vma.start + 6) == "data"
+
+
+@pytest.mark.parametrize("locked", [True, False])
+@pytest.mark.parametrize("drops", [True, False])
+def test_pages_of_zeros_are_given_up_by_newer_kernels_unless_they_are_locked(
+    machine: Callable[..., Machine], drops: bool, locked: bool
+) -> None:
+    vm = machine(frames=4096, traits=Traits(split_drops_zeros=drops))
+    task, vma, folio = huge_area(vm)
+    store(task, vma.start + 6, "zeros")
+    if locked:
+        mlock(task.alive_mm(), vma)
+    assert split(folio) == 0
+    entry = task.alive_mm().entry(vma.start + 6)
+    assert isinstance(entry, Pte)
+    assert (entry.page is vm.zero_page) is (drops and not locked)
+    assert (folio.pfn + 6 in set(vm.zone.free_pfns())) is (drops and not locked)
+    store(task, vma.start + 6, "six")
+    assert (load(task, vma.start + 5), load(task, vma.start + 6)) == ("five", "six")
 
 
 def test_the_lock_passes_on_to_the_page_that_the_caller_works_on(vm: Machine) -> None:

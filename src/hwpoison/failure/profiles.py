@@ -138,6 +138,7 @@ V6_1 = replace(
         checks_new_pages=True,
         migration_copies_first=False,
         collapse_survives_errors=False,
+        split_drops_zeros=False,
         migration_splits_partly_mapped=False,
         moves_huge_page_by_its_head=True,
         blocks_count_bad_frames=False,

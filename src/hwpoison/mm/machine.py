@@ -69,6 +69,9 @@ class Traits:
     lists for good (since 6.15, and in stable kernels of then). Before, it was written out as any other."""
     huge_zero_becomes_huge: bool = True
     """A store to the huge page of zeros gives a huge page of one's own: since 6.13; seen on 6.12 and 7.3."""
+    split_drops_zeros: bool = True
+    """mm/migrate.c try_to_map_unused_to_zeropage(): after an anonymous huge page was split its pages of zeros
+    are given up for the shared one, unless they are locked; since 6.12. Seen on 6.1 to 7.3."""
     collapses_read_only: bool = True
     """mm/khugepaged.c: memory of which no page may be written to, as after a fork, becomes a huge page as
     well; seen on 7.2 and 7.3. Before, it is EINVAL."""

@@ -13,7 +13,7 @@ from hwpoison.abi import pageflags as pg
 from .filemap import folio_mark_dirty
 from .hugetlb import add_huge_rmap
 from .hugetlb_unmap import huge_start
-from .page import Page, get_page, put_page
+from .page import ZEROS, Page, get_page, put_page
 from .pte import Entry, MigrationPte, Pmd, PoisonPte, Pte
 from .rmap import (
     StableNode,
@@ -93,26 +93,29 @@ def remove_migration_ptes(old: Page, new: Page) -> None:
 
 
 def remap_parts(parts: list[Page]) -> None:
-    """remap_page(): the same after a split, for the pages of all parts."""
+    """remap_page(): the same after a split, for the pages of all parts.
+
+    An address whose page is single now and holds nothing but zeros gets the page of zeros instead.
+    """
     pages = {page for part in parts for page in part.pages()}
-    _restore_range(parts[0], len(pages), lambda page: page if page in pages else None)
+    _restore_range(parts[0], len(pages), lambda page: page if page in pages else None, after_split=True)
 
 
 Moved = Callable[[Page], Page | None]
 """The page that an entry for this one is to name; None: the entry is somebody else's."""
 
 
-def _restore_range(first_folio: Page, count: int, moved: Moved) -> None:
+def _restore_range(first_folio: Page, count: int, moved: Moved, *, after_split: bool = False) -> None:
     mapping = first_folio.mapping
     if mapping is None or isinstance(mapping, StableNode):
         return
     with rmap_sem(mapping).read():
         for vma, first, end in list(area_ranges(mapping, first_folio.index, count)):
             for vpn in range(first, end):
-                _restore(vma, vpn, moved)
+                _restore(vma, vpn, moved, after_split=after_split)
 
 
-def _restore(vma: Vma, vpn: int, moved: Moved) -> bool:
+def _restore(vma: Vma, vpn: int, moved: Moved, *, after_split: bool = False) -> bool:
     """remove_migration_pte() of one address; always True, to go on."""
     table = vma.mm.table(vpn)
     if table is None:
@@ -124,6 +127,9 @@ def _restore(vma: Vma, vpn: int, moved: Moved) -> bool:
         page = moved(entry.page) if isinstance(entry, MigrationPte) else None
         if not isinstance(entry, MigrationPte) or page is None:
             return True
+        if after_split and _is_unused(page, vma):
+            table.entries[vpn] = Pte(page.vm.zero_page, writable=False)
+            return True
         get_page(page)
         if page.anon:
             page.exclusive = entry.exclusive
@@ -133,6 +139,12 @@ def _restore(vma: Vma, vpn: int, moved: Moved) -> bool:
     if vma.locked:
         page.vm.lru.add_drain(page.paths.current.cpu)
     return True
+
+
+def _is_unused(page: Page, vma: Vma) -> bool:
+    """try_to_map_unused_to_zeropage(): is a page of a folio that was split of no use to anybody?"""
+    kept = page.head.order or vma.locked or page.flags & (pg.MLOCKED | pg.HWPOISON | pg.SWAPCACHE)
+    return page.vm.traits.split_drops_zeros and not kept and page.content == ZEROS
 
 
 def _restore_whole(vma: Vma, table: PageTable, note: MigrationPte, new: Page) -> None:

@@ -18,7 +18,7 @@ from .page import (
     put_page,
     set_flags,
 )
-from .rmap import StableNode, try_to_unmap
+from .rmap import try_to_unmap
 from .shmem import shmem_writepage
 from .split import split_folio
 from .swap import release_frozen
@@ -40,8 +40,7 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     put_page(page)
     if not isolated:
         return False
-    merged = isinstance(page.mapping, StableNode)  # not modelled: a merged page goes to swap
-    if page.flags & (pg.UNEVICTABLE | pg.MLOCKED) or merged or not folio_trylock(page):
+    if page.flags & (pg.UNEVICTABLE | pg.MLOCKED) or not folio_trylock(page):
         page.vm.lru.putback(page)
         return False
     if page.flags & pg.HWPOISON and page.vm.traits.reclaim_unmaps_bad_pages and page.vm.handler is not None:
