@@ -377,8 +377,16 @@ class WholeMachine(RuleBasedStateMachine):
     @rule(file=st.integers(0, 2), index=st.integers(0, PAGES - 1))
     def punch(self, file: int, index: int) -> None:
         account = self.accounts[file]
-        account.emptied(index, index + 1)
-        punch_hole(account.inode, index, index + 1)
+        mapping, writes = account.inode.mapping, self.vm.traits.punch_writes_if_dirty
+        if account.inode.fs.name in writes and index in mapping.dirty and self.vm.disk.failing:
+            account.lost()
+        try:
+            punch_hole(account.inode, index, index + 1)
+        except SysError as error:  # it had to write first, and no hole was made
+            assert error.errno is Errno.EIO and account.inode.fs.name in writes
+            self.written_back(account)
+        else:
+            account.emptied(index, index + 1)
 
     @running
     @rule(file=st.integers(0, 2))

@@ -9,7 +9,7 @@ from hwpoison.mm.inode import File, SysError
 from hwpoison.mm.locks import KernelBug
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
-from hwpoison.mm.mmap import do_mmap, msync
+from hwpoison.mm.mmap import do_mmap, map_driver, msync
 from hwpoison.mm.page import locked
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.truncate import invalidate_mapping_pages
@@ -112,6 +112,16 @@ def test_msync_of_a_private_mapping_does_nothing(vm: Machine, file: File) -> Non
     vm.write(file, 0, "new")
     msync(vma)
     assert file.inode.blocks[0] == "data:0:old"
+
+
+def test_msync_of_a_driver_s_memory_is_refused(vm: Machine) -> None:
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 1)
+    page = vm.zone.alloc_pages()
+    vm.held.add(page.pfn)
+    map_driver(vma, page)
+    with pytest.raises(SysError, match="EINVAL"):
+        msync(vma)
 
 
 def test_a_private_store_never_reaches_the_disk(vm: Machine, file: File) -> None:

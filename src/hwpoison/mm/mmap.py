@@ -272,8 +272,10 @@ def unmap_vma(mm: Mm, vma: Vma) -> None:
 def msync(vma: Vma) -> None:
     """msync(2) MS_SYNC of a whole area: fsync(2) of its part of the file, by the open file that it maps.
 
-    Raises SysError as that does. A private area has nothing to be written.
+    Raises SysError as that does. A private area has nothing to be written, a driver's file has no fsync.
     """
+    if vma.driver is not None:
+        raise SysError(Errno.EINVAL, f"{vma} is a driver's")
     if vma.shared and vma.file is not None:
         fsync(vma.file, vma.pgoff, vma.pgoff + vma.end - vma.start)
 
