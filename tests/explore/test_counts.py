@@ -10,7 +10,7 @@ import pytest
 
 from hwpoison.explore.engine import CUT, Engine
 from hwpoison.explore.explorer import Explorer
-from hwpoison.explore.search import Search, Status, Strategy
+from hwpoison.explore.search import Search, Status, Strategy, learned
 from hwpoison.explore.strategies.bounded import Bounded
 from hwpoison.explore.strategies.dpor import Dpor
 from hwpoison.explore.toy import Action, Toy
@@ -50,12 +50,9 @@ def executions(toy: Toy, strategy: type[Dpor] | type[Bounded]) -> tuple[int, int
     with explorer.open():
         while (planned := search.plan()) is not None:
             status = explorer.execute(planned[0], search.pick, planned[1])
-            if explorer.engine.learned:
-                explorer.engine.learned = False
-                search.restart()
+            if learned(explorer.engine, search):
                 whole = cut = 0
                 continue
-            search.learn()
             whole += status != CUT
             cut += status == CUT
     return whole, cut

@@ -98,7 +98,7 @@ def test_states_that_cannot_be_compared_are_not() -> None:
 
 @pytest.mark.parametrize("strategy", ["dpor", "random", "pos", "pct"])
 def test_every_schedule_run_twice_does_the_same_twice(strategy: str) -> None:
-    from hwpoison.explore.search import strategies
+    from hwpoison.explore.search import learned, strategies
 
     explorer = Explorer(ToyHandler(rounds=2))
     engine = explorer.engine
@@ -108,11 +108,8 @@ def test_every_schedule_run_twice_does_the_same_twice(strategy: str) -> None:
             planned = search.plan()
             assert planned is not None
             explorer.execute(planned[0], search.pick, planned[1])
-            if engine.learned:
-                engine.learned = False
-                search.restart()
+            if learned(engine, search):
                 continue
-            search.learn()
             once = [*engine.events.tid], [*engine.events.footprint]
             again = explorer.execute(list(engine.events.tid), lambda _enabled: -1, len(engine.events) - 1)
             assert ([*engine.events.tid], [*engine.events.footprint]) == once, again

@@ -94,6 +94,7 @@ class Engine(Paths):
         self.split: set[tuple[int, int]] = set()  # places where giving back a lock is a point
         self.tried: set[str] = set()  # classes of locks that somebody tries
         self.exact: set[int] = set()  # keys of counters whose value can decide something
+        self.doubtful: list[tuple[int, int, int]] = []  # key, value at the start, least that decides nothing
         self.released_at: list[tuple[tuple[int, int], int]] = []
         self.given_back: list[tuple[object, bool]] = []
         self.touching: set[int] = set()
@@ -129,6 +130,7 @@ class Engine(Paths):
         self.given_back.clear()
         self.touching.clear()
         self.blocked.clear()
+        self.doubtful.clear()
         self.spinning.clear()
         self.waiting = 0
         self.events.cut(watch_from)
@@ -326,7 +328,7 @@ class Engine(Paths):
             return 0  # it was zero, and stayed so: a plain read
         keys, code, delta = self.keys, journal[1] & ~3, self.events.delta[n]
         key = keys.key(keys.object_number(on, tid), code)
-        if id(on) not in keys.world:
+        if id(on) not in keys.world or self._changed_again(on, code):
             self.exact.add(key)
         if key in self.exact:
             more = delta > 0 and self._value(on, str(self.events.what[n])) > delta
@@ -335,6 +337,12 @@ class Engine(Paths):
             self.touching.add(key << 2 | ADD)
             self.events.moved[n] = key, delta
         return 4
+
+    @staticmethod
+    def _changed_again(on: object, code: int) -> bool:
+        """Does the same event change the counter a second time?"""
+        written = code | WRITE
+        return any(journal[n] == written and journal[n - 1] is on for n in range(5, len(journal), 2))
 
     @staticmethod
     def _value(on: object, field: str) -> int:
@@ -389,7 +397,8 @@ class Engine(Paths):
         """Could another order of the same events have brought a counter to where its value decides?
 
         ``floor`` says for a key (value at the start, least harmless value). Each path's changes come in their
-        order, so the lowest that can be is the start and each path's lowest sum.
+        order, so the lowest that can be is the start and each path's lowest sum. Where that is too low, who
+        knows what happens before what looks closer (``doubtful``; strategies/dpor.py).
         """
         sums: dict[tuple[int, int], tuple[int, int]] = {}
         events = self.events
@@ -409,9 +418,19 @@ class Engine(Paths):
                     continue
                 self.floors[key] = known
             start, least = known
-            if start + below < least or any(footprint.writes >> key & 1 for footprint in events.footprint):
+            if self._is_set(key):
                 self.exact.add(key)
                 self.learned = True
+            elif start + below < least:
+                self.doubtful.append((key, start, least))
+
+    def _is_set(self, key: int) -> bool:
+        """Has some event given this counter a value, instead of adding to it (and perhaps looking at it)?"""
+        events = self.events
+        for footprint, moved in zip(events.footprint, events.moved, strict=True):
+            if footprint.writes >> key & 1 and (moved is None or moved[0] != key):
+                return True
+        return False
 
     def _abandon(self) -> None:
         """End what is still under way; nothing that is held is given back."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from .engine import FAILED, STUCK, Engine
 from .explorer import Explorer
-from .search import Strategy
+from .search import Strategy, learned
 from .strategies.bounded import Bounded
 from .strategies.dpor import Dpor
 from .toy import random_toy
@@ -41,11 +41,7 @@ def search_all(seed: int, make: Callable[[Engine], Strategy], *, every_point: bo
                 seen.failures.add(engine.report)
             elif status == FAILED:
                 seen.failures.add(str(engine.failed_with))
-            if engine.learned:
-                engine.learned = False
-                strategy.restart()
-            else:
-                strategy.learn()
+            learned(engine, strategy)
     seen.outcomes = toy.outcomes
     return seen
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from hwpoison.abi.problems import WrongUse, unknown_name
 
-from .engine import CUT
+from .engine import CUT, Engine
 from .explorer import Explorer
 from .program import Failure
 from .schedule import Stretch, stretches
@@ -79,6 +79,17 @@ class Strategy(Protocol):
     def pick(self, enabled: int) -> int: ...
     def learn(self) -> None: ...
     def restart(self) -> None: ...
+
+
+def learned(engine: Engine, strategy: Strategy) -> bool:
+    """After an execution: the strategy learns from it. True: the engine has, and the search begins again."""
+    if not engine.learned:
+        strategy.learn()
+    if not engine.learned:
+        return False
+    engine.learned = False
+    strategy.restart()
+    return True
 
 
 STRATEGIES = ("auto", "dpor", "random", "pos", "pct", "naive", "cached", "bounded:N")
@@ -159,14 +170,11 @@ class Search:
             self._note(strategy)
             if result.failures and not self.keep_going:
                 return False
-            if engine.learned:
-                engine.learned = False
-                strategy.restart()
+            if learned(engine, strategy):
                 if exhaustive:
                     result.restarts += 1
                     result.orders = result.cut = 0
                 continue
-            strategy.learn()
             if exhaustive:
                 result.orders += status != CUT
                 result.cut += status == CUT

@@ -14,6 +14,10 @@ from ..engine import FAILED, IDLE, Engine
 from ..footprint import Footprint
 
 
+MOST_CUTS = 2_000
+"""Ways to cut an execution in two that are looked at for the lowest value of a counter."""
+
+
 class Dpor:
     """Exhausts. ``plan()``, an execution with ``pick``, ``learn()``; until there is no plan."""
 
@@ -111,8 +115,29 @@ class Dpor:
             if n < len(self.done) and events.tid[n] != IDLE:
                 self.done[n][events.tid[n]] = events.footprint[n]
         self._find_races()
+        for key, start, least in self.engine.doubtful:
+            if start + self._lowest(key) < least:
+                self.engine.exact.add(key)
+                self.engine.learned = True
         if self.engine.status == FAILED:  # what stops all paths conflicts with whatever they had to come
             self.back[len(events) - 1] |= self.enabled[len(events) - 1]
+
+    def _lowest(self, key: int) -> int:
+        """How far a counter can go down in any order of this execution's events that keeps their conflicts."""
+        moved = {n: m[1] for n, m in enumerate(self.engine.events.moved) if m is not None and m[0] == key}
+        mask = sum(1 << n for n in moved)
+        needs = {n: self.hb[n] & mask for n in moved}
+        lowest, todo = 0, {0: 0}  # events that have been (as a mask) → their sum
+        seen = {0}
+        while todo and len(seen) < MOST_CUTS:
+            been, total = todo.popitem()
+            lowest = min(lowest, total)
+            for n, need in needs.items():
+                after = been | 1 << n
+                if after not in seen and not need & ~been:
+                    seen.add(after)
+                    todo[after] = total + moved[n]
+        return lowest if not todo else -sum(map(abs, moved.values()))
 
     def order_only(self) -> list[tuple[int, int]]:
         """What happens before what in the execution that was last (``hb``), and its races."""
