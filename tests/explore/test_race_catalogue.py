@@ -10,7 +10,11 @@ from hwpoison.explore.search import Search, Status
 from hwpoison.scenario.load import races
 
 QUICK = ("load", "fork", "exec", "exit", "unmap", "unpin", "hold", "again", "elsewhere", "read", "drop")
+QUICK += ("soft-offline", "unpoison", "make-good", "offline", "unmerge")
 BUDGET = 3_000
+LARGE = ("thp", "small", "ext4-folio", "hugetlb", "hugetlbfs", "pool")
+"""Victims of many pages take longer; these of their races have found mistakes in the model:"""
+TELLING = ("hugetlb+fork", "hugetlb+store", "ext4-folio+reclaim", "hugetlbfs+sibling")
 VICTIMS = list(dict.fromkeys(name.split("+")[0] for name in races()))
 
 
@@ -18,7 +22,7 @@ VICTIMS = list(dict.fromkeys(name.split("+")[0] for name in races()))
 def test_no_order_breaks_a_promise_but_by_the_weaknesses_that_are_listed(victim: str) -> None:
     for name, scenario in races().items():
         struck, rival = name.split("+")
-        if struck != victim or rival not in QUICK:
+        if struck != victim or not (name in TELLING or (rival in QUICK and victim not in LARGE)):
             continue
         race = Race(scenario)
         explorer = Explorer(race)

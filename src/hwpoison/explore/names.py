@@ -27,8 +27,8 @@ UNWATCHED_CLASSES = {
     "Strand",
 }
 """The machinery of the primitives: its changes are operations, which the engine sees."""
-UNWATCHED_NAMES = {"log", "story", "exposures", "refused", "lock_owner", "errors_seen"}
-"""Journals, which no path reads while it runs, and the owner of a lock."""
+UNWATCHED_NAMES = {"log", "story", "exposures", "refused", "lock_owner", "errors_seen", "_views"}
+"""Journals, which no path reads while it runs, the owner of a lock, and what is only kept for speed."""
 DISPLAYS = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp)
 MAKERS = {"dict", "list", "set", "deque"}
 COUNTERS = {"atomic_add", "atomic_add_unless_zero", "atomic_compare_set", "write_once"}

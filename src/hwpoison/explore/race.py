@@ -24,7 +24,7 @@ from .containers import journal
 from .engine import Engine
 from .program import Failure, PathSpec
 
-FRAME_VERBS = ("inject", "break", "swapout")
+FRAME_VERBS = ("inject", "break", "swapout", "soft-offline")
 """Steps that mean a page frame: which one, is settled before the paths start."""
 
 
@@ -58,6 +58,16 @@ class RaceModel(Model):
         mark = len(journal)
         super().census(pfn)
         del journal[mark:]
+
+    def before_soft_offline(self, _pfn: int) -> None:
+        """When it returns, others may have changed everything: it is judged by what is true in the end."""
+        return
+
+    def references(self, pfn: int) -> int:
+        mark = len(journal)
+        count = super().references(pfn)
+        del journal[mark:]
+        return count
 
     def walk(self, steps: list[Step]) -> None:
         """What one path does."""

@@ -131,13 +131,13 @@ def _make_anon(page: Page, vma: Vma, start: int) -> None:
 def _wp(vma: Vma, start: int, entry: Pmd) -> Fault:
     """hugetlb_wp(): a store to a private page: take it over if nobody else maps it, else copy it."""
     old, mm = entry.page, vma.mm
-    if old.anon and (old.exclusive or folio_mapcount(old) == 1):
-        with mm.hugetlb_ptl:
-            if mm.hugetlb.get(start) is not entry:
-                return Fault.RETRY
+    with mm.hugetlb_ptl:
+        if mm.hugetlb.get(start) is not entry:
+            return Fault.RETRY
+        if old.anon and (old.exclusive or folio_mapcount(old) == 1):
             entry.writable = entry.dirty = old.exclusive = True
-        return Fault.DONE
-    get_page(old)
+            return Fault.DONE
+        get_page(old)
     result = _copy(vma, start, entry)
     put_page(old)
     return result
@@ -172,33 +172,53 @@ def copy_huge_range(vma: Vma, copy: Vma) -> None:
     """copy_hugetlb_page_range() at fork. A mapping of a file's own pages is not copied: the child faults."""
     if vma.anon_vma is None:
         return
+    for start in sorted(start for start in vma.mm.hugetlb if vma.start <= start < vma.end):
+        while (own := _copy_entry(vma, copy, start)) is not None and not _copy_pinned(vma, copy, start, own):
+            pass
+
+
+def _copy_entry(vma: Vma, copy: Vma, start: int) -> Pmd | None:
+    """One entry for the child; returned, with a reference, if the child must get a page of its own."""
     parent, child = vma.mm, copy.mm
-    for start in sorted(start for start in parent.hugetlb if vma.start <= start < vma.end):
-        entry = parent.hugetlb[start]
-        if isinstance(entry, MigrationPte):  # shared from now on
-            entry = replace(entry, writable=False, exclusive=False)
-            parent.hugetlb[start] = entry
-        if not isinstance(entry, Pmd):
-            child.hugetlb[start] = entry
-            continue
-        page = entry.page
-        if page.anon and page.exclusive and page.maybe_dma_pinned:
-            own = child.vm.hugetlb.alloc(hstate_of(vma), reserved=False)
-            if own is None:
-                continue
-            for source, frame in zip(frames_of(page), frames_of(own), strict=True):
-                frame.content = child.vm.kernel_reads(source)
-            set_flags(own, pg.UPTODATE)
-            _make_anon(own, copy, start)
-            state_of(own).migratable = True
-            child.hugetlb[start] = Pmd(own, writable=copy.writable, dirty=True)
-            continue
-        with parent.hugetlb_ptl, child.hugetlb_ptl.nested():
+    with parent.hugetlb_ptl, child.hugetlb_ptl.nested():
+        entry = parent.hugetlb.get(start)
+        if isinstance(entry, Pmd):
+            page = entry.page
+            get_page(page)
+            if page.anon and page.exclusive and page.maybe_dma_pinned:
+                return entry
             if page.anon:
                 entry.writable = page.exclusive = False
-            get_page(page)
             add_huge_rmap(page)
             child.hugetlb[start] = Pmd(page, writable=False, dirty=entry.dirty)
+        elif isinstance(entry, MigrationPte):  # shared from now on
+            parent.hugetlb[start] = child.hugetlb[start] = replace(entry, writable=False, exclusive=False)
+        elif entry is not None:
+            child.hugetlb[start] = entry
+    return None
+
+
+def _copy_pinned(vma: Vma, copy: Vma, start: int, entry: Pmd) -> bool:
+    """A device works on the parent's page: the child gets a copy. False: the entry has changed meanwhile."""
+    parent, child = vma.mm, copy.mm
+    own = child.vm.hugetlb.alloc(hstate_of(vma), reserved=False)
+    if own is not None:
+        for source, frame in zip(frames_of(entry.page), frames_of(own), strict=True):
+            frame.content = child.vm.kernel_reads(source)
+        set_flags(own, pg.UPTODATE)
+    put_page(entry.page)
+    if own is None:
+        return True
+    with parent.hugetlb_ptl, child.hugetlb_ptl.nested():
+        same = parent.hugetlb.get(start) is entry
+        if same:
+            _make_anon(own, copy, start)
+            child.hugetlb[start] = Pmd(own, writable=copy.writable, dirty=True)
+    if same:
+        state_of(own).migratable = True
+    else:
+        put_page(own)
+    return same
 
 
 def entry_of(mm: Mm, vpn: int) -> Entry | None:

@@ -33,14 +33,15 @@ def _mark_pages(mm: Mm, vma: Vma, *, on: bool) -> None:
                     mm.vm.lru.mlock_folio(table.huge.page)
                 else:
                     mm.vm.lru.munlock_folio(table.huge.page)
-    for vpn, table in mm.populated(vma.start, vma.end):
+    for table, covered in mm.tables_between(vma.start, vma.end):
         with table.lock:
-            entry = table.entries.get(vpn)
-            if isinstance(entry, Pte) and entry.page is not mm.vm.zero_page and not entry.page.head.order:
-                if on:
-                    mm.vm.lru.mlock_folio(entry.page)
-                else:
-                    mm.vm.lru.munlock_folio(entry.page)
+            for vpn in table.present(covered):
+                entry = table.entries[vpn]
+                if isinstance(entry, Pte) and entry.page is not mm.vm.zero_page and not entry.page.head.order:
+                    if on:
+                        mm.vm.lru.mlock_folio(entry.page)
+                    else:
+                        mm.vm.lru.munlock_folio(entry.page)
 
 
 def populate(mm: Mm, vma: Vma) -> None:

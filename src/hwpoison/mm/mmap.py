@@ -66,6 +66,10 @@ class PageTable:
             return self.entries.get(vpn)
         return self.huge.pte(vpn % PTRS_PER_PTE) if isinstance(self.huge, Pmd) else self.huge
 
+    def present(self, covered: range) -> list[int]:
+        """The addresses in this range that have an entry of their own, in order."""
+        return sorted(vpn for vpn in self.entries if vpn in covered)
+
 
 class Vma:
     """struct vm_area_struct: pages start .. end-1 of a process, backed by a file or anonymous."""
@@ -157,6 +161,14 @@ class Mm:
             first = number << TABLE_SHIFT
             if table.huge is not None and first < end and first + PTRS_PER_PTE > start:
                 yield first, table
+
+    def tables_between(self, start: int, end: int) -> Iterator[tuple[PageTable, range]]:
+        """(table, what it covers of start .. end-1), in order. It is worked through under its lock."""
+        for number in sorted(self.tables):
+            first = number << TABLE_SHIFT
+            covered = range(max(start, first), min(end, first + PTRS_PER_PTE))
+            if covered:
+                yield self.tables[number], covered
 
     def populated(self, start: int, end: int) -> Iterator[tuple[int, PageTable]]:
         """Every address in start .. end-1 with an entry of its own, in order. Entries may go meanwhile."""
@@ -294,9 +306,9 @@ def zap_page_range(vma: Vma, start: int, end: int) -> None:
                 split_huge_pmd(vma, first, table)
                 continue
             zap_huge_pmd(vma, table)
-    for vpn, table in mm.populated(start, end):
+    for table, covered in mm.tables_between(start, end):
         with table.lock:
-            if vpn in table.entries:
+            for vpn in table.present(covered):
                 zap_entry(vma, vpn, table)
     if drain:
         mm.vm.lru.add_drain(mm.paths.current.cpu)
@@ -355,10 +367,11 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
     if vma.hstate is not None:
         hugetlb_memory.copy_huge_range(vma, copy)
     if vma_needs_copy(vma):
-        for first, table in list(parent.huge_tables(vma.start, vma.end)):
-            _copy_huge_pmd(vma, copy, first, table)
+        huge = list(parent.huge_tables(vma.start, vma.end))
+        whole = [table for first, table in huge if _copy_huge_pmd(vma, copy, first, table)]
         for vpn, table in parent.populated(vma.start, vma.end):
-            _copy_entry(vma, copy, vpn, table)
+            if table not in whole:  # it may have been split since
+                _copy_entry(vma, copy, vpn, table)
 
 
 def vma_needs_copy(vma: Vma) -> bool:
@@ -366,30 +379,31 @@ def vma_needs_copy(vma: Vma) -> bool:
     return vma.anon_vma is not None or vma.driver is not None
 
 
-def _copy_huge_pmd(vma: Vma, copy: Vma, first: int, table: PageTable) -> None:
+def _copy_huge_pmd(vma: Vma, copy: Vma, first: int, table: PageTable) -> bool:
     """copy_huge_pmd(): share the folio, read-only; a pinned one is split and copied page by page, a file's
-    is left for the child to find."""
+    is left for the child to find. Whether the child has the entry now."""
     if vma.shared:
-        return
+        return False
     child_table = copy.mm.pmd_alloc(first)
     with table.lock, child_table.lock.nested():
         pmd = table.huge
         if pmd is None:
-            return
+            return False
         if isinstance(pmd, MigrationPte):  # shared from now on
             table.huge = child_table.huge = replace(pmd, writable=False, exclusive=False)
-            return
+            return True
         folio = pmd.page
         if folio is vma.mm.vm.huge_zero_folio:
             child_table.huge = Pmd(folio, writable=False)
-            return
+            return True
         if folio.exclusive and folio.maybe_dma_pinned:
             split_huge_pmd(vma, first, table)
-            return
+            return False
         pmd.writable = folio.exclusive = False
         get_page(folio)
         folio_add_rmap_pmd(folio, copy)
         child_table.huge = Pmd(folio, writable=False, dirty=pmd.dirty)
+        return True
 
 
 def _copy_entry(vma: Vma, copy: Vma, vpn: int, table: PageTable) -> None:

@@ -171,18 +171,16 @@ def rmap_walk(folio: Page, visit: Visit, huge: VisitHuge | None = None) -> None:
         return
     with rmap_sem(mapping).read():
         for vma, first, end in list(area_ranges(mapping, folio.index, folio.nr_pages)):
-            for vpn in range(first, end):
-                table = vma.mm.table(vpn)
-                if table is None:
-                    continue
+            for table, covered in vma.mm.tables_between(first, end):
                 with table.lock:
                     if isinstance(table.huge, Pmd) and table.huge.page is folio:
-                        (huge or split_huge_pmd)(vma, vpn, table)
-                    entry = table.entries.get(vpn)
-                    if not isinstance(entry, Pte) or entry.page.head is not folio:
-                        continue
-                    if not visit(vma, vpn, table, entry):
-                        return
+                        (huge or split_huge_pmd)(vma, covered[0], table)
+                    for vpn in table.present(covered):
+                        entry = table.entries.get(vpn)
+                        if not isinstance(entry, Pte) or entry.page.head is not folio:
+                            continue
+                        if not visit(vma, vpn, table, entry):
+                            return
                 if not folio.mapped:
                     return
 
@@ -399,12 +397,13 @@ def unmap_mapping_range(mapping: AddressSpace, start: int, end: int, *, even_cow
                         zap_huge_pmd(vma, table)
                     else:
                         split_huge_pmd(vma, there, table)
-            for vpn, table in vma.mm.populated(first, last):
+            for table, covered in vma.mm.tables_between(first, last):
                 with table.lock:
-                    entry = table.entries.get(vpn)
-                    of_file = isinstance(entry, Pte | MigrationPte) and not entry.page.anon
-                    if entry is not None and (even_cows or of_file):
-                        zap_entry(vma, vpn, table)
+                    for vpn in table.present(covered):
+                        entry = table.entries[vpn]
+                        of_file = isinstance(entry, Pte | MigrationPte) and not entry.page.anon
+                        if even_cows or of_file:
+                            zap_entry(vma, vpn, table)
 
 
 def zap_entry(vma: Vma, vpn: int, table: PageTable) -> None:

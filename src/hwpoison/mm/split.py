@@ -12,13 +12,13 @@ from hwpoison.abi.signals import Errno
 
 from .filemap import filemap_release_folio, page_cache_delete
 from .inode import AddressSpace
-from .locks import KernelBug
+from .locks import KernelBug, atomic_add_each
 from .migrate_entries import remap_parts, remove_migration_ptes, try_to_migrate
 from .page import (
     Page,
     folio_mapcount,
+    folio_put_last,
     folio_ref_freeze,
-    folio_ref_unfreeze,
     folio_try_get,
     folio_trylock,
     folio_unlock,
@@ -137,18 +137,19 @@ def _hand_out(parts: list[Page], page: Page, *, keep: bool) -> None:
         mapping = part.mapping
         if isinstance(mapping, AddressSpace) and part.index >= mapping.host.size:
             page_cache_delete(mapping, part)
-        folio_ref_unfreeze(part, _expected_references(part))
+        part.refcount = _expected_references(part)  # frozen until now: all come back in one operation
     if folio.anon:
         remap_parts(parts)
-    for part in parts:
-        if part is held:
-            continue
+    others = [part for part in parts if part is not held]
+    for part in others:
         part.flags &= ~pg.LOCKED
         part.lock_owner = None
         if part.paths.waiting:
             part.paths.wake(part)
-        if not keep:
-            put_page(part)
+    if others and not keep:
+        atomic_add_each(others[0], others, "refcount", -1)
+        for part in [part for part in others if not part.refcount]:
+            folio_put_last(part)
 
 
 def split_huge_page(page: Page, order: int = 0) -> int:

@@ -14,7 +14,6 @@ from .page import (
     folio_try_get,
     folio_trylock,
     folio_unlock,
-    get_page,
     put_page,
     set_flags,
 )
@@ -64,7 +63,11 @@ def _split_first(page: Page) -> bool:
     folio = page.head
     if folio_mapcount(folio) != 1 and folio.entire_mapcount:
         return False  # mapped by several processes, or not only as a whole
-    get_page(folio)
+    if not folio_try_get(folio):
+        return False
+    if page.head is not folio:
+        put_page(folio)
+        return False
     done = folio_trylock(folio)
     if done:
         done = split_folio(page) == 0

@@ -122,10 +122,11 @@ def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
             yield Broken(1, f"the bad {page} is in the free lists")
         if page.head.mapped and settled:
             text = f"the bad {page} is mapped at {page_users(vm, page)}"
-            if isinstance(page.mapping, StableNode):
-                yield broke("merged-again", text)
+            if event.type in MLOCKED:
+                yield broke("isolated-mlocked", text)
             else:
-                yield broke("isolated-mlocked", text) if event.type in MLOCKED else Broken(1, text)
+                merged = isinstance(page.mapping, StableNode)
+                yield broke("merged-again", text) if merged else Broken(1, text)
         if event.type is PageType.BUDDY and settled and page.private != MAGIC_HWPOISON:
             yield Broken(1, f"the bad {page} was given up by the allocator, and is in use again")
     for exposure in vm.exposures:

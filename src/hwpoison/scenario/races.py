@@ -21,14 +21,14 @@ def race_texts() -> Iterator[str]:
     weaknesses = tables.get("weakness", [])
     for victim in tables["victim"]:
         for rival in tables["rival"]:
-            if rival["needs"] in victim["kinds"]:
+            if set(rival["needs"].split()) & set(victim["kinds"]):
                 yield _race(victim, rival, weaknesses)
 
 
-def _race(victim: dict[str, str], rival: dict[str, str], weaknesses: list[dict[str, Any]]) -> str:
+def _race(victim: dict[str, Any], rival: dict[str, str], weaknesses: list[dict[str, Any]]) -> str:
     name = f"{victim['name']}+{rival['name']}"
     breaks = [weak["name"] for weak in weaknesses if any(fnmatch(name, race) for race in weak["races"])]
-    words = {"area": victim["area"], "struck": victim["struck"]}
+    words = {"area": victim.get("area", ""), "struck": victim["struck"], "size": victim.get("size", "1")}
     before = rival.get("before", "").format_map(words)
     steps = [f"{rival['name']}: {line}" for line in rival["steps"].format_map(words).strip().splitlines()]
     lines = [
@@ -38,7 +38,7 @@ def _race(victim: dict[str, str], rival: dict[str, str], weaknesses: list[dict[s
         'source = "mm/memory-failure.c memory_failure()"',
         f"breaks = {breaks!r}",
         "swap = 4",
-        "frames = 64",
+        f"frames = {victim.get('frames', 64)}",
         "steps = '''",
         *victim["steps"].strip().splitlines(),
         *before.strip().splitlines(),

@@ -14,7 +14,7 @@ from hwpoison.mm.page import put_page
 from hwpoison.mm.proc import stable_page_flags
 
 from .bench import Bench
-from .census import Census, broke
+from .census import broke
 from .promises_soft import after_soft_offline, after_unpoison
 from .steps import Step
 from .views import counters_view, disk_view, entry_view, page_view, pool_view
@@ -98,7 +98,7 @@ class ErrorVerbs(Bench):
         else:
             pfn = self.pfn(step)
         self.struck[step.subject, step.page] = pfn
-        census = Census.take(self.vm, pfn) if self.vm.zone.online(pfn) else None
+        census = self.before_soft_offline(pfn)
         if step.args["via"] == "madvise":
             returned = soft_offline.madvise(self.failure, task, vpn)
         else:
@@ -111,7 +111,7 @@ class ErrorVerbs(Bench):
         pfn = self.frames.get(step.subject, self.struck.get((step.subject, step.page)))
         if pfn is None:
             raise WrongUse(f"{self.where(step)}: nothing has struck there; name the frame by a note")
-        refs = self.vm.zone.page(pfn).refcount if self.vm.zone.online(pfn) else 0
+        refs = self.references(pfn)
         returned = unpoison_memory(self.failure, pfn)
         self.broken_at_once += after_unpoison(self.failure, pfn, refs, returned)
         self.see("return", step.subject, code=errno_name(returned))

@@ -13,7 +13,6 @@ from ..containers import ADD, READ
 from ..engine import FAILED, IDLE, Engine
 from ..footprint import Footprint
 
-
 MOST_CUTS = 2_000
 """Ways to cut an execution in two that are looked at for the lowest value of a counter."""
 
@@ -123,7 +122,7 @@ class Dpor:
             self.back[len(events) - 1] |= self.enabled[len(events) - 1]
 
     def _lowest(self, key: int) -> int:
-        """How far a counter can go down in any order of this execution's events that keeps their conflicts."""
+        """How far a counter goes down, at most, in an order of these events that keeps their conflicts."""
         moved = {n: m[1] for n, m in enumerate(self.engine.events.moved) if m is not None and m[0] == key}
         mask = sum(1 << n for n in moved)
         needs = {n: self.hb[n] & mask for n in moved}
