@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
+from hwpoison.abi.records import Broken
 from hwpoison.failure.profiles import NEWEST, Profile
 from hwpoison.mm.inode import SysError
 from hwpoison.mm.machine import Panic
 from hwpoison.mm.page_alloc import OutOfMemory
 from hwpoison.mm.task import Signalled
+from hwpoison.scenario.census import Census, last_event
 from hwpoison.scenario.load import Scenario
 from hwpoison.scenario.model import Model
+from hwpoison.scenario.promises_soft import out_of_use
 from hwpoison.scenario.steps import Step
 from hwpoison.scenario.verbs import VERBS
 
 from .containers import journal
 from .engine import Engine
 from .program import Failure, PathSpec
+
+T = TypeVar("T")
 
 FRAME_VERBS = ("inject", "break", "swapout", "soft-offline")
 """Steps that mean a page frame: which one, is settled before the paths start."""
@@ -34,6 +39,14 @@ MODEL = ("hwpoison.mm.", "hwpoison.failure.")
 def model_modules() -> list[ModuleType]:
     """All modules of the model that are in use."""
     return [module for name, module in sorted(sys.modules.items()) if name.startswith(MODEL)]
+
+
+def unseen(look: Callable[[], T]) -> T:
+    """Look at the machine from outside: no path has looked at anything."""
+    mark = len(journal)
+    found = look()
+    del journal[mark:]
+    return found
 
 
 class RaceModel(Model):
@@ -54,20 +67,22 @@ class RaceModel(Model):
         return super().pfn(step) if settled is None else settled
 
     def census(self, pfn: int) -> None:
-        """Taken from outside: no path has looked at anything."""
-        mark = len(journal)
-        super().census(pfn)
-        del journal[mark:]
+        unseen(lambda: super(RaceModel, self).census(pfn))
 
-    def before_soft_offline(self, _pfn: int) -> None:
-        """When it returns, others may have changed everything: it is judged by what is true in the end."""
-        return
+    def before_soft_offline(self, pfn: int) -> Census | None:
+        return unseen(lambda: super(RaceModel, self).before_soft_offline(pfn))
+
+    def judge_soft_offline(self, census: Census, returned: int) -> Iterable[Broken]:
+        """Others may have changed what its users see since, but a frame that is out of use stays so.
+
+        An error that came first has left it as its verdict says.
+        """
+        if returned or census.already or last_event(self.failure, census.pfn) is not None:
+            return ()
+        return out_of_use(self.vm, self.failure, self.vm.zone.page(census.pfn))
 
     def references(self, pfn: int) -> int:
-        mark = len(journal)
-        count = super().references(pfn)
-        del journal[mark:]
-        return count
+        return unseen(lambda: super(RaceModel, self).references(pfn))
 
     def walk(self, steps: list[Step]) -> None:
         """What one path does."""

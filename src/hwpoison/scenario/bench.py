@@ -193,9 +193,5 @@ class Bench:
         if self.vm.zone.online(pfn):
             self.censuses.append(Census.take(self.vm, pfn))
 
-    def before_soft_offline(self, pfn: int) -> Census | None:
-        """What the call will be judged by; None: it cannot be."""
-        return Census.take(self.vm, pfn) if self.vm.zone.online(pfn) else None
-
     def references(self, pfn: int) -> int:
         return self.vm.zone.page(pfn).refcount if self.vm.zone.online(pfn) else 0

@@ -33,7 +33,7 @@ def after_soft_offline(
         return
     bad = bool(page.flags & pg.HWPOISON)
     if returned == 0:
-        yield from _out_of_use(vm, failure, page)
+        yield from out_of_use(vm, failure, page)
     elif bad:
         yield Broken(4, f"soft offline of {page} failed, and yet it is marked as bad")
     else:
@@ -74,7 +74,7 @@ def _finds(vm: Machine, user: User, census: Census) -> str | None:
     return None if census.already else repr(entry)
 
 
-def _out_of_use(vm: Machine, failure: MemoryFailure, page: Page) -> Iterator[Broken]:
+def out_of_use(vm: Machine, failure: MemoryFailure, page: Page) -> Iterator[Broken]:
     """4. Success: nothing can reach the frame, and it is marked."""
     called = f"soft offline of {page} succeeded, but"
     if not page.flags & pg.HWPOISON:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse, unknown_name
+from hwpoison.abi.records import Broken
 from hwpoison.abi.signals import errno_name
 from hwpoison.failure import inject, soft_offline
 from hwpoison.failure.unpoison import unpoison_memory
@@ -14,7 +17,7 @@ from hwpoison.mm.page import put_page
 from hwpoison.mm.proc import stable_page_flags
 
 from .bench import Bench
-from .census import broke
+from .census import Census, broke
 from .promises_soft import after_soft_offline, after_unpoison
 from .steps import Step
 from .views import counters_view, disk_view, entry_view, page_view, pool_view
@@ -104,8 +107,15 @@ class ErrorVerbs(Bench):
         else:
             returned = soft_offline.soft_offline_page(self.failure, pfn)
         if census is not None:
-            self.broken_at_once += after_soft_offline(self.vm, self.failure, census, returned)
+            self.broken_at_once += self.judge_soft_offline(census, returned)
         self.see("return", step.subject, code=errno_name(returned))
+
+    def before_soft_offline(self, pfn: int) -> Census | None:
+        """What the call will be judged by; None: it cannot be."""
+        return Census.take(self.vm, pfn) if self.vm.zone.online(pfn) else None
+
+    def judge_soft_offline(self, census: Census, returned: int) -> Iterable[Broken]:
+        return after_soft_offline(self.vm, self.failure, census, returned)
 
     def do_unpoison(self, step: Step) -> None:
         pfn = self.frames.get(step.subject, self.struck.get((step.subject, step.page)))
