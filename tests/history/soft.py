@@ -38,11 +38,6 @@ def unpoison_at_once(failure: MemoryFailure, pfn: int) -> int:
     return returned
 
 
-def not_judged(*_: object) -> Iterator[Broken]:
-    """What soft offline promises when it returns may be over by then, where somebody unpoisons."""
-    return iter(())
-
-
 B14 = Bug(
     "B14",
     "unpoison gives back the reference that soft offline is about to give back",
@@ -58,7 +53,7 @@ B14 = Bug(
     """,
     (("hwpoison.scenario.verbs_errors:unpoison_memory", unpoison_at_once),),
     "assertion: KernelBug: refcount of .* goes to -1",
-    setting=(("hwpoison.scenario.promises_soft:after_soft_offline", not_judged),),
+    setting=(("hwpoison.scenario.promises_soft:out_of_use", lambda *_: ()),),  # it was made good since
     fix="~da1b13ccfbeb (4.3)",
 )
 
@@ -111,7 +106,7 @@ B17 = Bug(
     setting=(
         ("hwpoison.mm.machine:Traits.checks_new_pages", True),
         ("hwpoison.mm.page_alloc:Zone._free_to_pcp", no_list),
-        ("hwpoison.scenario.promises_soft:_out_of_use", lambda vm, _failure, page: only_mapped(vm, page)),
+        ("hwpoison.scenario.promises_soft:out_of_use", lambda vm, _failure, page: only_mapped(vm, page)),
         ("hwpoison.scenario.promises:_stays_out_of_use", lambda vm, page, _free: only_mapped(vm, page)),
     ),
     fix="~d4ae9916ea29 (4.19)",

@@ -16,10 +16,10 @@ from hwpoison.mm.inode import SysError
 from hwpoison.mm.machine import Panic
 from hwpoison.mm.page_alloc import OutOfMemory
 from hwpoison.mm.task import Signalled
+from hwpoison.scenario import promises_soft
 from hwpoison.scenario.census import Census, last_event
 from hwpoison.scenario.load import Scenario
 from hwpoison.scenario.model import Model
-from hwpoison.scenario.promises_soft import out_of_use
 from hwpoison.scenario.steps import Step
 from hwpoison.scenario.verbs import VERBS
 
@@ -79,7 +79,7 @@ class RaceModel(Model):
         """
         if returned or census.already or last_event(self.failure, census.pfn) is not None:
             return ()
-        return out_of_use(self.vm, self.failure, self.vm.zone.page(census.pfn))
+        return promises_soft.out_of_use(self.vm, self.failure, self.vm.zone.page(census.pfn))
 
     def references(self, pfn: int) -> int:
         return unseen(lambda: super(RaceModel, self).references(pfn))
