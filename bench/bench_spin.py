@@ -25,6 +25,8 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,7 @@ from hwpoison.explore.toy_handler import (
     skipped,
 )
 
-try:
-    import frontrun
-except ImportError:
-    frontrun = None
-
+frontrun: Any = import_module("frontrun") if find_spec("frontrun") else None
 LOCKS = ("P", "T")
 FRONTRUN_EXECUTIONS = 3_000
 

@@ -130,11 +130,11 @@ class Keys:
     def footprint(self, journal: list[Any], tid: int, touched: set[int], start: int = 0) -> Footprint:
         """Of one event: what the journal says from ``start`` on, and what the engine adds."""
         cache = self.cache
-        rest = iter(journal if not start else journal[start:])
-        for thing in rest:
-            code = next(rest)
-            found = cache.get((id(thing), code))
-            touched.update(self.of(thing, code, tid) if found is None else found)
+        things = journal[start::2]
+        pairs = zip(map(id, things), journal[start + 1 :: 2], strict=True)
+        for pair, thing in dict(zip(pairs, things, strict=True)).items():
+            found = cache.get(pair)
+            touched.update(self.of(thing, pair[1], tid) if found is None else found)
         frozen = frozenset(touched)
         footprint = self.footprints.get(frozen)
         if footprint is None:
