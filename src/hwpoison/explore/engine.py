@@ -32,7 +32,7 @@ LOCKING = (*CONDITIONAL, Op.TRYLOCK)
 SILENT = (Lock, RwSem)
 """Locks that are given back without a point, unless somebody tries to take one of their class."""
 PRIMITIVES = vars(primitives)
-STEP_BOUND = 20_000
+STEP_BOUND = 5_000
 IDLE = -1
 """The path that stands for the devices when everybody waits (Paths.idle)."""
 
