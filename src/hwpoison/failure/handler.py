@@ -70,7 +70,7 @@ class Filter:
 
     def _on_device(self, vm: Machine, pfn: int) -> bool:
         """hwpoison_filter_dev(): memory that belongs to no file is on no device, nor is swap."""
-        mapping = vm.zone.page(pfn).mapping
+        mapping = vm.zone.page(pfn).head.mapping
         return isinstance(mapping, AddressSpace) and mapping.fs.name == self.fs
 
 

@@ -87,7 +87,7 @@ def try_memory_failure_hugetlb(failure: MemoryFailure, page: Page, flags: int) -
     head = page.head
     folio_lock(head)
     if failure.filter.refuses(failure.vm, page.pfn):
-        return _filtered(failure, page, found, cleared)
+        return _filtered(failure, page, flags, found, cleared)
     if found is Found.FREE:
         folio_unlock(head)
         return _free(failure, page)
@@ -100,12 +100,14 @@ def try_memory_failure_hugetlb(failure: MemoryFailure, page: Page, flags: int) -
     return failure.page_action(page, saved)
 
 
-def _filtered(failure: MemoryFailure, page: Page, found: Found, cleared: bool) -> int:
-    head, state = page.head, state_of(page)
-    failure.vm.hugetlb.clear_hwpoison(page)
-    state.raw.clear()
+def _filtered(failure: MemoryFailure, page: Page, flags: int, found: Found, cleared: bool) -> int:
+    """Spared. By madvise(2) the huge page stays bad all the same, without a bad frame: seen on 6.1 to 7.3."""
+    head = page.head
+    if not flags & MF_COUNT_INCREASED:
+        failure.vm.hugetlb.clear_hwpoison(page)
+    state_of(page).raw.clear()
     if cleared:
-        state.migratable = True
+        state_of(page).migratable = True
     folio_unlock(head)
     if found is Found.IN_USE:
         put_page(head)

@@ -107,13 +107,14 @@ V7_2 = replace(
     V7_3,
     name="7.2",
     states=(RESERVED, HUGE, *LRU_STATES, UNKNOWN),
-    traits=Traits(store_gives_slot_back=False, vmalloc_by_fault=False),
+    traits=Traits(store_gives_slot_back="never", vmalloc_by_fault=False),
     refuses_kernel_pages=False,
 )
 V6_12 = replace(
     V7_2,
     name="6.12",
     traits=Traits(
+        store_gives_slot_back="alone",
         unmapping_drains=True,
         write_looks_first=True,
         vmalloc_by_fault=False,

@@ -54,6 +54,8 @@ def readv(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
 
 def writev(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
     """pwritev(2) with a buffer for each page."""
+    if file.inode.fs.huge:
+        raise SysError(Errno.EINVAL, "hugetlbfs has no write(2)")
     if file.direct and _may_go_direct(file, index, pages):
         return _write_direct(file, index, task, vpn, pages)
     count = _as_far_as_it_goes(
@@ -64,18 +66,19 @@ def writev(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
     return count
 
 
-def pwrite(file: File, index: int, data: str, pages: int = 1) -> None:
-    """pwrite(2) of whole pages, filled with the same, from memory that nobody looks at."""
+def pwrite(file: File, index: int, data: str, pages: int = 1) -> int:
+    """pwrite(2) of whole pages, filled with the same, from memory that nobody looks at: how many."""
     inode = file.inode
     if file.direct and _may_go_direct(file, index, pages):
         with inode.i_rwsem.write():
             invalidate_range(inode.mapping, index, index + pages)
             for number in range(index, index + pages):
                 _reaches_disk(file, number, data)
-        return
-    inode.vm.write(file, index, data, pages)
+        return pages
+    count = inode.vm.write(file, index, data, pages)
     if file.direct:
-        _leave_nothing_behind(file, index, pages)
+        _leave_nothing_behind(file, index, count)
+    return count
 
 
 def _leave_nothing_behind(file: File, index: int, pages: int) -> None:

@@ -25,7 +25,7 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False, pin: bool = Fals
         raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: hidden from the kernel")
     while True:
         entry = mm.entry(vpn)
-        if isinstance(entry, Pte) and pin and not write and entry.page.anon and not entry.page.exclusive:
+        if isinstance(entry, Pte) and pin and not write and _must_unshare(task, vpn, entry.page):
             result = unshare(task, vpn)
         elif isinstance(entry, Pte) and (entry.writable or not write):
             page: Page = read_once_page(entry)
@@ -42,6 +42,14 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False, pin: bool = Fals
             result = handle_mm_fault(task, vpn, write=write)
         if result not in (Fault.DONE, Fault.RETRY):
             raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: {result.value}")
+
+
+def _must_unshare(task: Task, vpn: int, page: Page) -> bool:
+    """gup_must_unshare(). What is mapped as a whole is exclusive as a whole."""
+    mm = task.alive_mm()
+    vma, table = mm.find_vma(vpn), mm.table(vpn)
+    whole = (vma is not None and vma.hstate is not None) or (table is not None and table.huge is not None)
+    return page.head.anon and not (page.head if whole else page).exclusive
 
 
 def read_once_page(entry: Pte) -> Page:

@@ -86,6 +86,18 @@ def do_huge_pmd_wp_page(vma: Vma, vpn: int, table: PageTable) -> Fault | None:
     return None
 
 
+def do_huge_pmd_unshare(vma: Vma, vpn: int, table: PageTable) -> Fault:
+    """The same for somebody who only wants to be the only one: nothing is written."""
+    with table.lock:
+        pmd = table.huge
+        if pmd is not None and (pmd.page.exclusive or _only_user(pmd.page)):
+            pmd.page.exclusive = True
+            return Fault.DONE
+        if pmd is not None:
+            split_huge_pmd(vma, vpn, table)
+    return Fault.RETRY
+
+
 def _write_to_huge_zero(vma: Vma, vpn: int, table: PageTable) -> Fault | None:
     """do_huge_zero_wp_pmd(): a huge page of one's own, or the small page of zeros 512 times. Under ptl."""
     if vma.mm.vm.traits.huge_zero_becomes_huge:

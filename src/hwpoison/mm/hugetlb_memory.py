@@ -143,7 +143,23 @@ def _wp(vma: Vma, start: int, entry: Pmd) -> Fault:
     return result
 
 
-def _copy(vma: Vma, start: int, entry: Pmd) -> Fault:
+def hugetlb_unshare(vma: Vma, vpn: int) -> Fault:
+    """hugetlb_wp() with FAULT_FLAG_UNSHARE: a private page that nobody shares, and nothing is written."""
+    start = huge_start(vma, vpn)
+    entry = vma.mm.hugetlb.get(start)
+    if not isinstance(entry, Pmd):
+        return Fault.RETRY
+    page = entry.page
+    if page.exclusive or folio_mapcount(page) == 1:
+        page.exclusive = True
+        return Fault.DONE
+    get_page(page)
+    result = _copy(vma, start, entry, written=False)
+    put_page(page)
+    return result
+
+
+def _copy(vma: Vma, start: int, entry: Pmd, *, written: bool = True) -> Fault:
     """A page of one's own with the same bytes; the old one is held by the caller."""
     mm, old = vma.mm, entry.page
     new = _alloc(vma, start)
@@ -161,7 +177,7 @@ def _copy(vma: Vma, start: int, entry: Pmd) -> Fault:
             put_page(new)
             return Fault.RETRY
         _make_anon(new, vma, start)
-        mm.hugetlb[start] = Pmd(new, writable=True, dirty=True)
+        mm.hugetlb[start] = Pmd(new, writable=written, dirty=written)
         remove_huge_rmap(old)
     state_of(new).migratable = True
     put_page(old)

@@ -7,7 +7,7 @@ objects, so each scenario, and each explored schedule, starts from a new one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from hwpoison.abi.records import Note
 from hwpoison.abi.results import MfResult
@@ -94,9 +94,10 @@ class Traits:
     shmem_write_refuses_folio: bool = True
     """write(2) to any page of a tmpfs folio with a bad page is EIO (shmem_write_begin()); 6.1 looks only at
     the one page. Seen on 6.1 and 6.12."""
-    store_gives_slot_back: bool = True
-    """mm/memory.c do_swap_page(): a store that brings a page back from swap gives up its slot if nobody else
-    has it. On 7.2 the page stays, dirty, in the swap cache: seen there, and not on 6.1, 6.12 and 7.3."""
+    store_gives_slot_back: Literal["alone", "owner", "never"] = "owner"
+    """mm/memory.c do_swap_page(): a store that brings a page back from swap gives up its slot if nobody has a
+    reference to it (6.1, 6.12), or also if the page was its owner's alone before (7.3). On 7.2 the page
+    stays, dirty, in the swap cache. Seen on all four."""
     truncate_writes: tuple[str, ...] = ()
     """File systems that write before they make a file shorter, and may be told of an earlier error instead
     (xfs_setattr_size()): seen on 6.1, and not on 6.12, 7.2 and 7.3."""
@@ -262,11 +263,14 @@ class Machine:
         fs = file.inode.fs
         return (shmem_read if fs.swap_backed else hugetlbfs_read if fs.huge else filemap_read)(file, index)
 
-    def write(self, file: File, index: int, data: str, pages: int = 1) -> None:
-        """write(2) of whole pages, filled with the same; raises SysError."""
+    def write(self, file: File, index: int, data: str, pages: int = 1) -> int:
+        """write(2) of whole pages, filled with the same: how many were written; raises SysError."""
         if file.inode.fs.huge:
             raise SysError(Errno.EINVAL, "hugetlbfs has no write(2)")
-        (shmem_write if file.inode.fs.swap_backed else generic_perform_write)(file, index, data, pages)
+        if file.inode.fs.swap_backed:
+            return shmem_write(file, index, data, pages)
+        generic_perform_write(file, index, data, pages)
+        return pages
 
     # The only ways to bytes in a frame, other than a task's load and store.
 

@@ -10,6 +10,7 @@ from .mmap import Mm
 from .page import clear_flags
 from .pte import MarkerPte, MigrationPte, Pte
 from .rmap import zap_entry
+from .split import split_for_part
 
 
 def madvise_free(mm: Mm, vpn: int) -> None:
@@ -20,7 +21,12 @@ def madvise_free(mm: Mm, vpn: int) -> None:
     vma = mm.find_vma(vpn)
     if vma is None or vma.mapping is not None or vma.driver is not None or vma.locked:
         raise SysError(Errno.EINVAL, f"{vpn:#x} is no anonymous memory, or locked")
-    table = mm.pte_alloc(vpn)
+    entry = mm.entry(vpn)
+    if isinstance(entry, Pte) and entry.page.head.order and entry.page.anon:
+        split_for_part(entry.page)
+    table = mm.table(vpn)
+    if table is None or table.huge is not None:
+        return
     with mm.mmap_lock.read(), table.lock:
         entry = table.entries.get(vpn)
         if entry is not None and not isinstance(entry, Pte | MigrationPte):
@@ -48,8 +54,9 @@ def uffd_poison(mm: Mm, vpn: int) -> None:
     vma = mm.find_vma(vpn)
     if vma is None or vma.driver is not None or (vma.mapping is not None and not vma.mapping.fs.swap_backed):
         raise SysError(Errno.EINVAL, f"{vpn:#x} is neither anonymous memory nor that of tmpfs")
-    table = mm.pte_alloc(vpn)
+    table = mm.pmd_alloc(vpn)
     with mm.mmap_lock.read(), table.lock:
-        if vpn in table.entries:
+        table.deposited = table.deposited and table.huge is not None
+        if vpn in table.entries or table.huge is not None:
             raise SysError(Errno.EEXIST, f"{vpn:#x} is in use")
         table.entries[vpn] = MarkerPte()

@@ -12,8 +12,14 @@ from hwpoison.abi.signals import Errno, SigInfo, Signal
 
 from .fault import Fault
 from .filemap import folio_attach_buffers, folio_mark_dirty, read_mapping_folio
-from .huge import do_huge_pmd_anonymous_page, do_huge_pmd_wp_page, huge_fits, map_huge_file
-from .hugetlb_memory import hugetlb_fault
+from .huge import (
+    do_huge_pmd_anonymous_page,
+    do_huge_pmd_unshare,
+    do_huge_pmd_wp_page,
+    huge_fits,
+    map_huge_file,
+)
+from .hugetlb_memory import hugetlb_fault, hugetlb_unshare
 from .inode import AddressSpace, SysError
 from .locks import KernelBug
 from .migrate_entries import migration_entry_wait
@@ -143,9 +149,15 @@ def unshare(task: Task, vpn: int) -> Fault:
     """FAULT_FLAG_UNSHARE: an anonymous page of one's own, which a pin can rely on, without a store."""
     mm = task.alive_mm()
     with mm.mmap_lock.read():
-        vma, table = mm.find_vma(vpn), mm.pte_alloc(vpn)
+        vma, table = mm.find_vma(vpn), mm.table(vpn)
+        if vma is not None and vma.hstate is not None:
+            return hugetlb_unshare(vma, vpn)
+        if vma is None or table is None:
+            return Fault.RETRY
+        if table.huge is not None:
+            return do_huge_pmd_unshare(vma, vpn, table)
         entry = table.entries.get(vpn)
-        if vma is None or not isinstance(entry, Pte):
+        if not isinstance(entry, Pte):
             return Fault.RETRY
         page = entry.page
         merged = isinstance(page.mapping, StableNode)
@@ -397,7 +409,7 @@ def _map_swapped(vma: Vma, vpn: int, table: PageTable, entry: SwapPte, page: Pag
         if table.entries.get(vpn) is not entry:
             return Fault.RETRY
         vm.swap.free_entry(entry.entry)
-        vm.swap.free_slot_at_fault(page, write=write, locked=vma.locked)
+        vm.swap.free_slot_at_fault(page, write=write, owner=entry.exclusive, locked=vma.locked)
         if page.mapping is None:
             vm.make_anon(page, vma, vpn)
         get_page(page)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
+from .filemap import folio_mark_dirty
 from .gup import get_user_page
 from .inode import SysError
 from .mmap import Mm, Vma
-from .page import put_page
+from .page import Page, put_page
 from .pte import Pmd, Pte
 
 
@@ -49,6 +51,14 @@ def populate(mm: Mm, vma: Vma) -> None:
     write = vma.writable and not vma.shared
     for vpn in range(vma.start, vma.end):
         try:
-            put_page(get_user_page(mm.users[0], vpn, write=write))
+            page = get_user_page(mm.users[0], vpn, write=write)
         except SysError as error:
             raise SysError(Errno.ENOMEM, f"cannot lock {vma}: {error}") from None
+        if write and not _is_dirty(mm, vpn, page):
+            folio_mark_dirty(page.head)  # it is to be written to (follow_page_pte(), FOLL_TOUCH)
+        put_page(page)
+
+
+def _is_dirty(mm: Mm, vpn: int, page: Page) -> bool:
+    entry = mm.entry(vpn)
+    return bool(page.head.flags & pg.DIRTY) or (isinstance(entry, Pte) and entry.dirty)

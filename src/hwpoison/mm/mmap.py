@@ -316,7 +316,11 @@ def zap_page_range(vma: Vma, start: int, end: int) -> None:
 
 def discard(mm: Mm, vma: Vma, start: int, end: int) -> None:
     """madvise(2) MADV_DONTNEED: the contents go, the area stays. EINVAL for locked memory."""
-    if vma.locked:
+    if vma.hstate is not None:
+        if (start - vma.start) % vma.hstate.pages:
+            raise SysError(Errno.EINVAL, f"{start:#x} is in the middle of a huge page")
+        end = start + (end - start) // vma.hstate.pages * vma.hstate.pages
+    elif vma.locked:
         raise SysError(Errno.EINVAL, f"{vma} is locked")
     with mm.mmap_lock.read():
         zap_page_range(vma, start, end)

@@ -96,20 +96,26 @@ def shmem_begin_write(file: File, index: int) -> None:
     put_page(folio)
 
 
-def shmem_write(file: File, index: int, data: str, pages: int = 1) -> None:
-    """write(2) of whole pages."""
+def shmem_write(file: File, index: int, data: str, pages: int = 1) -> int:
+    """write(2) of whole pages: how many; SysError if not even the first."""
     inode = file.inode
     with inode.i_rwsem.write():
         if inode.seals & {"write", "future-write"} or (index + pages > inode.size and "grow" in inode.seals):
             raise SysError(Errno.EPERM, f"{inode} is sealed against {', '.join(sorted(inode.seals))}")
         for there in range(index, index + pages):
             folio = shmem_get_folio(inode.mapping, there)
-            _refuse_bad(inode.mapping, folio, there, all_of_it=inode.vm.traits.shmem_write_refuses_folio)
+            try:
+                _refuse_bad(inode.mapping, folio, there, all_of_it=inode.vm.traits.shmem_write_refuses_folio)
+            except SysError:
+                if there == index:
+                    raise
+                return there - index
             inode.vm.kernel_writes(folio_page(folio, there), data)
             inode.size = max(inode.size, there + 1)
             folio_mark_dirty(folio)
             folio_unlock(folio)
             put_page(folio)
+    return pages
 
 
 def shmem_writepage(mapping: AddressSpace, page: Page) -> bool:

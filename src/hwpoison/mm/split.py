@@ -22,6 +22,7 @@ from .page import (
     folio_try_get,
     folio_trylock,
     folio_unlock,
+    get_page,
     put_page,
 )
 from .rmap import StableNode, rmap_sem, unmap_mapping_folio
@@ -74,6 +75,27 @@ def split_folio(page: Page, order: int = 0, *, at: Page | None = None, keep: boo
     parts = _split(folio, _evenly(folio, order) if at is None else _around(folio, order, at.offset))
     _hand_out(parts, page, keep=keep)
     return 0
+
+
+def split_for_part(page: Page) -> bool:
+    """madvise(2) of a part of a large folio splits it first, if one process alone maps it.
+
+    madvise_cold_or_pageout_pte_range(), madvise_free_huge_pmd().
+    """
+    folio = page.head
+    if folio_mapcount(folio) != 1 and folio.entire_mapcount:
+        return False  # mapped by several processes, or not only as a whole
+    if not folio_try_get(folio):
+        return False
+    if page.head is not folio:
+        put_page(folio)
+        return False
+    done = folio_trylock(folio)
+    if done:
+        done = split_folio(page) == 0
+        folio_unlock(page if done else folio)
+    put_page(page)
+    return done
 
 
 def _expected_references(folio: Page) -> int:

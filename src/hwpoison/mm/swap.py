@@ -154,10 +154,11 @@ class SwapArea:
         set_flags(page, pg.DIRTY)
         return True
 
-    def free_slot_at_fault(self, page: Page, *, write: bool, locked: bool) -> None:
-        """should_try_to_free_swap(), before the page is mapped: has nobody else a reference?"""
-        alone = write and self.vm.traits.store_gives_slot_back and page.refcount == 2
-        if alone or locked or page.flags & pg.MLOCKED:
+    def free_slot_at_fault(self, page: Page, *, write: bool, owner: bool, locked: bool) -> None:
+        """should_try_to_free_swap(), before the page is mapped. ``owner``: it was one process's alone."""
+        rule = self.vm.traits.store_gives_slot_back
+        wanted = write and rule != "never" and (page.refcount == 2 or (owner and rule == "owner"))
+        if wanted or locked or page.flags & pg.MLOCKED:
             self.free_slot_if_unused(page)
 
     def lookup(self, slot: int) -> Page | None:

@@ -9,7 +9,6 @@ from .inode import AddressSpace
 from .page import (
     Page,
     clear_flags,
-    folio_mapcount,
     folio_ref_freeze,
     folio_try_get,
     folio_trylock,
@@ -19,7 +18,7 @@ from .page import (
 )
 from .rmap import try_to_unmap
 from .shmem import shmem_writepage
-from .split import split_folio
+from .split import split_for_part
 from .swap import release_frozen
 from .truncate import remove_mapping
 
@@ -31,7 +30,7 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     as it does when the write takes its time. A page that needs no write is freed all the same.
     """
     page.vm.lru.add_drain_all()
-    if page.head.order and not _split_first(page):
+    if page.head.order and not split_for_part(page):
         return False
     if not folio_try_get(page):
         return False
@@ -56,24 +55,6 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     folio_unlock(page)
     page.vm.lru.putback(page)
     return False
-
-
-def _split_first(page: Page) -> bool:
-    """madvise(2) MADV_PAGEOUT of a part of a large folio splits it (madvise_cold_or_pageout_pte_range())."""
-    folio = page.head
-    if folio_mapcount(folio) != 1 and folio.entire_mapcount:
-        return False  # mapped by several processes, or not only as a whole
-    if not folio_try_get(folio):
-        return False
-    if page.head is not folio:
-        put_page(folio)
-        return False
-    done = folio_trylock(folio)
-    if done:
-        done = split_folio(page) == 0
-        folio_unlock(page if done else folio)
-    put_page(page)
-    return done
 
 
 def _write_out(page: Page) -> bool:

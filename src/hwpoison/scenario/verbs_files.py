@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hwpoison.abi.problems import WrongUse, unknown_name
+from hwpoison.abi.signals import PAGE_SIZE
 from hwpoison.mm import access, truncate, writeback
 from hwpoison.mm.filemap import Buffers
 from hwpoison.mm.inode import FILE_SYSTEMS, File
@@ -37,9 +38,9 @@ class FileVerbs(Bench):
     def do_write(self, step: Step) -> None:
         file = self.open_file(step, step.subject)
         pages = int(step.get("pages") or 1)
-        access.pwrite(file, step.page, step.args["data"], pages)
-        self.rewritten(file.inode.mapping, step.page, step.page + pages)
-        self.see("call", step.subject, data="ok")
+        count = access.pwrite(file, step.page, step.args["data"], pages)
+        self.rewritten(file.inode.mapping, step.page, step.page + count)
+        self.see("call", step.subject, data="ok" if count == pages else f"{count * PAGE_SIZE} bytes")
 
     def do_fsync(self, step: Step) -> None:
         writeback.fsync(self.open_file(step, step.subject))

@@ -82,7 +82,8 @@ class MemoryVerbs(Bench):
     def do_split(self, step: Step) -> None:
         page = self.page(step)
         order = int(step.get("order") or 0) if self.profile.traits.splits_to_any_order else 0
-        split_huge_page(page, order)
+        if not page.head.flags & pg.HUGE:  # not one of hugetlb
+            split_huge_page(page, order)
 
     def do_lock(self, step: Step) -> None:
         if step.subject in self.files:

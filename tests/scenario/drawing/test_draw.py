@@ -22,7 +22,7 @@ from hwpoison.scenario.verbs import VERBS
 from hwpoison.scenario.write import to_toml
 
 SEED = 20
-COUNT = 80
+COUNT = 150
 
 
 @cache
@@ -134,6 +134,10 @@ LIMITED = [
     ("map x task=A file=vd pages=1 shared=yes", "", "file v fs=sysv pages=2\nopen vd file=v"),
     ("readv fd:0 into=m:0 pages=2", "", ""),
     ("peek m:0 by=A via=ptrace", "", ""),
+    ("splice hf:0", "", "file h fs=hugetlbfs pages=512\nopen hf file=h"),
+    ("write xf:0 data=a pages=2", "", "file x fs=xfs pages=1\nopen xf file=x"),
+    ("map x task=A frame=n", "", "frame n kind=driver\nmap w task=A frame=n"),
+    ("marker t:1", "frames = 4096", "map t task=A pages=512 huge=yes\nstore t:1 data=x"),
     ("file x", "", "disk hold"),
     ("inject n via=debugfs", "", "frame n kind=free\nload m:0"),
     ("map x task=A frame=n", "", "frame n kind=slab"),

@@ -219,8 +219,9 @@ class Bench:
             size, there = PAGE, cached(file.path, index)
         if not there:
             return None
-        if (last := self.known.get((file.name, index))) in self.broken:
-            return last  # looking at it with a load would be noticed
+        last = self.known.get((file.name, index))
+        if last in self.broken or (last is not None and frames.is_bad(last) and frames.on_lists(last)):
+            return last  # looking at it with a load would be noticed, or drop it
         hand = self.hand
         descriptor = hand.call(nr.OPEN, hand.shared.scratch(bytes(file.path) + b"\0"), os.O_RDONLY)
         start = index * PAGE & -size

@@ -71,6 +71,11 @@ def is_bad(pfn: int) -> bool:
     return bool(flags(pfn) & pg.HWPOISON)
 
 
+def on_lists(pfn: int) -> bool:
+    """Is its folio still on the lists of reclaim?"""
+    return bool(flags(head_of(pfn)) & pg.LRU)
+
+
 def entry(pid: int, address: int) -> int:
     """The pagemap word of an address. EndedEarly if the process is gone."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import replace
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi import pagemap as pm
@@ -25,6 +26,7 @@ from .vdso import map_vdso
 AREAS = 0x10_0000_0000  # where the first area is; the next ones follow in steps
 AREA_STEP = 0x1000_0000
 TRIES = 3  # to move a page
+FEW = 16  # pages that are worth a look each
 NOWHERE = 1 << 20  # no node: the page was not moved, and its status not set
 HUGE = 512 * PAGE
 SPLIT = "/sys/kernel/debug/split_huge_pages"
@@ -138,7 +140,14 @@ class MemoryVerbs(Bench):
             self._lock_segment(step, on=True)
             return
         task, address = self.place(step)
-        task.remote.call(nr.MLOCK, address, named(self.areas, step.subject).pages * PAGE)
+        area = named(self.areas, step.subject)
+        pages = [replace(step, page=index) for index in range(area.pages if area.pages <= FEW else 0)]
+        before = [self.word(page) for page in pages]
+        try:
+            task.remote.call(nr.MLOCK, address, area.pages * PAGE)
+        finally:
+            for page, word in zip(pages, before, strict=True):  # it brings back what was in swap
+                self.remember(page, word)
 
     def _lock_segment(self, step: Step, *, on: bool) -> None:
         made = named(self.files, step.subject).made

@@ -18,7 +18,7 @@ from .moves_errors import inject
 from .world import World
 
 SWAP = 16  # pages
-FRAMES = 512
+FRAMES = 8192  # four blocks for huge pages, and room
 COSTLY_SHARE = 0.004
 TRIES = 4  # for one step
 

@@ -30,14 +30,7 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
     ("inject", "via", "scrub"): HARDWARE,
     ("busy", "", ""): "nobody outside the journal can keep the buffers of a page busy",
-    ("hugepages", "", ""): HUGE,
-    ("pool", "", ""): HUGE,
-    ("map", "hugetlb", "2M"): HUGE,
-    ("file", "fs", "hugetlbfs"): HUGE,
     ("frame", "kind", "hugepage"): HUGE,
-    ("map", "huge", "yes"): LARGE,
-    ("collapse", "", ""): LARGE,
-    ("split", "", ""): LARGE,
     ("offline-block", "", ""): NO_WAY_BACK,
     ("online-block", "", ""): NO_WAY_BACK,
     ("frame", "kind", "removable"): NO_WAY_BACK,
@@ -112,6 +105,32 @@ def _attaches_part(model: Model, step: Step) -> bool:
         return False
     whole = step.number("first") == 0 and step.number("pages") == file.inode.size
     return not whole or step.args["shared"] != "yes"
+
+
+def _of_hugetlbfs(model: Model, step: Step) -> bool:
+    opened = model.open_files.get(step.subject)
+    inode = model.files.get(step.subject) if opened is None else opened.inode
+    return inode is not None and inode.fs.huge
+
+
+def _across_extents(model: Model, step: Step) -> bool:
+    """xfs begins another folio where an extent ends."""
+    file, pages = model.open_files.get(step.subject), int(step.get("pages") or 1)
+    if file is None or file.inode.fs.name != "xfs" or pages == 1:
+        return False
+    return any(index not in file.inode.blocks for index in range(step.page, step.page + pages))
+
+
+def _again(model: Model, step: Step) -> bool:
+    """Does a task map a frame of a driver that is mapped there already?"""
+    pfn, task = model.frames.get(step.get("frame") or ""), model.tasks.get(step.args["task"])
+    mm = None if task is None else task.mm
+    return mm is not None and any(vma.driver is not None and vma.driver.pfn == pfn for vma in mm.vmas)
+
+
+def _in_large(model: Model, step: Step) -> bool:
+    page = _mapped(model, step)
+    return page is not None and page.head.order > 0
 
 
 def _beyond_area(model: Model, step: Step) -> bool:
@@ -228,6 +247,16 @@ LIMITS: tuple[Limit, ...] = (
     Limit("a new file is written to its disk before the scenario goes on", ("file",), _made_while_held),
     Limit("a disk of the lab cannot hold writes back and let them fail at once", ("disk",), _both_at_once),
     Limit("a System V segment is attached whole, and shared", ("map",), _attaches_part),
+    Limit("a pipe takes no page of a hugetlbfs file", ("hold", "splice"), _of_hugetlbfs),
+    Limit("how xfs lays out new blocks is its own affair", ("write",), _across_extents),
+    Limit(
+        "io_uring chooses where a frame is mapped, so its second address may be the lower", ("map",), _again
+    ),
+    Limit(
+        "UFFDIO_POISON on a huge page: its task outlives a later error, and why is not known",
+        ("marker",),
+        _in_large,
+    ),
     Limit("what lies behind an area is not known", ("readv", "writev"), _beyond_area),
     Limit("a task cannot trace itself", ("peek", "poke"), _traces_itself),
     Limit("a free frame may be in use after any further step", ("inject", "soft-offline"), _frame_was_free),
@@ -245,13 +274,14 @@ def _stops_the_machine(_model: Model, step: Step) -> bool:
 
 
 def _page_of_zeros(model: Model, step: Step) -> bool:
-    zeros = model.vm.zero_page
+    zeros = (model.vm.zero_page, model.vm.huge_zero_folio)
     if step.get("via") != "madvise":
-        return model.pfn(step) == zeros.pfn
+        page = model.vm.zone.pages.get(model.pfn(step))
+        return page is not None and page.head in zeros
     task, vpn = model.address(step)
     vma, entry = task.alive_mm().find_vma(vpn), task.alive_mm().entry(vpn)
     if isinstance(entry, Pte):
-        return entry.page is zeros
+        return entry.page.head in zeros
     return entry is None and vma is not None and vma.mapping is None
 
 

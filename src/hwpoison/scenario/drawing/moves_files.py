@@ -11,8 +11,13 @@ from .world import World
 
 MOST_FILES = 2
 FILE_PAGES = 3
-OFTEN = {"ext4": 4.0, "xfs": 3.0, "tmpfs": 5.0}
-KINDS = [(fs, OFTEN.get(fs, 1.0)) for fs in FILE_SYSTEMS if ("file", "fs", fs) not in UNDRAWN]
+MOST_WRITTEN = 4
+OFTEN = {"ext4": 4.0, "xfs": 3.0, "tmpfs": 5.0, "memfd": 2.0}
+KINDS = [
+    (fs.name, OFTEN.get(fs.name, 1.0))
+    for fs in FILE_SYSTEMS.values()
+    if ("file", "fs", fs.name) not in UNDRAWN and not fs.huge
+]
 
 
 def file(world: World) -> list[str] | None:
@@ -45,8 +50,10 @@ def read(world: World) -> list[str] | None:
 
 
 def write(world: World) -> list[str] | None:
+    """One page, or a few in one call, which makes large folios where there are such."""
     page = world.page_of_open_file()
-    return [f"write {page} data={world.word()}"] if page else None
+    more = f" pages={world.dice.number(2, MOST_WRITTEN)}" if world.dice.chance(0.3) else ""
+    return [f"write {page} data={world.word()}{more}"] if page else None
 
 
 def fsync(world: World) -> list[str] | None:

@@ -7,10 +7,11 @@ them has ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
-from hwpoison.abi.problems import WrongUse
+from hwpoison.abi.problems import NotPossible, WrongUse
 from hwpoison.failure.profiles import PROFILES, Profile
 from hwpoison.mm.page import Page
 from hwpoison.mm.pte import Pte, SwapPte
@@ -23,6 +24,7 @@ from .dice import Dice
 from .limits import STOPPING, forbidden
 
 MOST_TASKS = 5
+LARGE_AREA = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class World:
         try:
             for model in self.models:
                 model.take(step)
-        except WrongUse:  # some models may have taken it: begin again, up to here
+        except (WrongUse, NotPossible):  # some models may have taken it: begin again, up to here
             self.models = self._new_models()
             for model in self.models:
                 for done in self.steps:
@@ -81,7 +83,7 @@ class World:
     def new(self, kind: str) -> str:
         """A new name: A, B, ... for tasks; else the first letters of what it is, and a number."""
         number = self.counts[kind] = self.counts.get(kind, 0) + 1
-        return chr(ord("A") + number - 1) if kind == "task" else f"{kind}{number}"
+        return ascii_uppercase[number - 1] if kind == "task" and number <= 26 else f"{kind}{number}"
 
     def word(self) -> str:
         """Contents for a page; sometimes those of an earlier one, as KSM would like."""
@@ -111,8 +113,13 @@ class World:
         for name in self.tasks():
             for area in self.models[0].areas.values():
                 if all(_has(model, name, area.name) for model in self.models):
-                    found += [Place(name, area.name, page) for page in range(area.pages)]
+                    found += [Place(name, area.name, page) for page in self.marks(area.pages)]
         return found
+
+    @staticmethod
+    def marks(pages: int) -> Sequence[int]:
+        """The pages of an area that are looked at: all, or of a large one a few."""
+        return range(pages) if pages < LARGE_AREA else (0, 1, 5, pages - 1)
 
     def areas(self) -> list[Place]:
         """The first pages of the areas."""
@@ -198,6 +205,6 @@ def drawable(scenario: Scenario, profile: Profile) -> bool:
             if model.stopped is not None or forbidden(model, step):
                 return False
             model.take(step)
-    except WrongUse:
+    except (WrongUse, NotPossible):
         return False
     return True
