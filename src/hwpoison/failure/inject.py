@@ -79,7 +79,7 @@ def corrupt_pfn(failure: MemoryFailure, pfn: int) -> int:
         shake_page(page)
         if not (page.head.flags & (pg.LRU | pg.HUGE) or vm.zone.is_free_buddy_page(pfn)):
             return 0
-        if failure.filter.refuses(vm, pfn):
+        if failure.filter.refuses(vm, page.head.pfn):
             return 0
     vm.printk(f"Injecting memory failure at pfn {pfn:#x}")
     return simulated(failure, pfn)

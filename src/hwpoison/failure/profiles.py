@@ -136,6 +136,7 @@ V6_1 = replace(
     traits=replace(
         V6_12.traits,
         swapoff_leaves_poison_entry=False,
+        touch_activates=True,
         checks_new_pages=True,
         migration_copies_first=False,
         collapse_survives_errors=False,

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
 from .filemap import folio_mark_dirty, read_mapping_folio
 from .gup import get_user_page
 from .inode import File, SysError
 from .lost import forget_lost, read_lost
-from .page import ZEROS, Page, folio_unlock, put_page
+from .page import ZEROS, Page, folio_unlock, put_page, set_flags
 from .shmem import shmem_begin_write, shmem_read
 from .task import Task
 from .truncate import invalidate_range
@@ -32,6 +33,7 @@ def access_remote_vm(task: Task, vpn: int, via: str, data: str | None = None) ->
     except SysError as error:
         raise SysError(REMOTE_ERRORS[via], str(error)) from None
     content = _use(page, data)
+    set_flags(page.head, pg.REFERENCED)
     put_page(page)
     return content
 

@@ -41,6 +41,11 @@ class Lru:
         if len(batch) >= BATCH or page.order:
             self.add_drain(cpu)
 
+    def activate(self, page: Page) -> None:
+        """folio_activate(): a page that is used again waits in a batch as well, to get to the active list."""
+        if page.flags & pg.LRU and not page.flags & pg.UNEVICTABLE:
+            self.add(page)
+
     def add_drain(self, cpu: int) -> None:
         """lru_add_drain_cpu(): the batches of one CPU onto the lists."""
         batch = self.batches.get(cpu, [])

@@ -119,6 +119,9 @@ class Traits:
     write_looks_first: bool = False
     """mm/filemap.c generic_perform_write() looks whether the bytes can be had before it begins; since 6.15
     it begins, and a page of tmpfs that was made for it stays."""
+    touch_activates: bool = False
+    """mm/gup.c FOLL_TOUCH: a page of a file that is used again goes into a batch, whose reference keeps it
+    from being moved; seen on 6.1 (MADV_SOFT_OFFLINE), and not on 6.12, 7.2 and 7.3."""
     vmalloc_by_fault: bool = True
     """kernel/bpf/arraymap.c: a process that maps an array gets its pages by faults; since 7.3. Before, they
     are put there once, and do not come back."""

@@ -204,6 +204,8 @@ def do_mmap(
     if file is not None and file.inode.fs.huge:
         hugetlb = "2M"
     h = mm.vm.hugetlb.hstates[hugetlb] if hugetlb is not None else None
+    if file is not None and shared and writable and file.inode.seals & {"write", "future-write"}:
+        raise SysError(Errno.EPERM, f"{file.inode} is sealed against writing")
     with mm.mmap_lock.write():
         if h is not None:
             mm.next_vpn = -(-mm.next_vpn // h.pages) * h.pages

@@ -417,6 +417,8 @@ def zap_entry(vma: Vma, vpn: int, table: PageTable) -> None:
             return
         if entry.dirty and not page.anon:
             folio_mark_dirty(page.head)
+        if entry.young and not page.anon:
+            set_flags(page.head, pg.REFERENCED)
         page_remove_rmap(page, vma)
         if page.head.flags & pg.SWAPCACHE and not page.head.mapped:
             page.vm.swap.free_swap_cache(page.head)

@@ -96,15 +96,20 @@ def shmem_begin_write(file: File, index: int) -> None:
     put_page(folio)
 
 
+def _refuse_sealed(inode: Inode, index: int) -> None:
+    """shmem_write_begin(): is this page sealed against being written?"""
+    if inode.seals & {"write", "future-write"} or (index >= inode.size and "grow" in inode.seals):
+        raise SysError(Errno.EPERM, f"{inode} is sealed against {', '.join(sorted(inode.seals))}")
+
+
 def shmem_write(file: File, index: int, data: str, pages: int = 1) -> int:
     """write(2) of whole pages: how many; SysError if not even the first."""
     inode = file.inode
     with inode.i_rwsem.write():
-        if inode.seals & {"write", "future-write"} or (index + pages > inode.size and "grow" in inode.seals):
-            raise SysError(Errno.EPERM, f"{inode} is sealed against {', '.join(sorted(inode.seals))}")
         for there in range(index, index + pages):
-            folio = shmem_get_folio(inode.mapping, there)
             try:
+                _refuse_sealed(inode, there)
+                folio = shmem_get_folio(inode.mapping, there)
                 _refuse_bad(inode.mapping, folio, there, all_of_it=inode.vm.traits.shmem_write_refuses_folio)
             except SysError:
                 if there == index:
