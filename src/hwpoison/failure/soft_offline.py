@@ -155,10 +155,7 @@ def _say(failure: MemoryFailure, text: str) -> None:
 
 def madvise(failure: MemoryFailure, task: Task, vpn: int) -> int:
     """madvise(MADV_SOFT_OFFLINE) of one page by its user; raises SysError if the page cannot be reached."""
-    there = task.alive_mm().entry(vpn) is not None
     page = get_user_page(task, vpn)
-    if not there and not page.anon and page.flags & pg.REFERENCED and failure.vm.traits.touch_activates:
-        failure.vm.lru.activate(page.head)
     address = vpn << PAGE_SHIFT
     failure.vm.printk(f"Soft offlining pfn {page.pfn:#x} at process virtual address {address:#x}")
     return soft_offline_page(failure, page.pfn, MF_COUNT_INCREASED)

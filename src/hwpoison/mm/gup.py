@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
 from .fault import Fault
 from .inode import SysError
 from .locks import atomic_add, read_once
 from .memory import handle_mm_fault, unshare
-from .page import GUP_PIN_COUNTING_BIAS, Page, folio_try_get, put_page
+from .page import GUP_PIN_COUNTING_BIAS, Page, folio_try_get, put_page, set_flags
 from .pte import Pte
 from .task import Task
 
@@ -23,6 +24,7 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False, pin: bool = Fals
     vma = mm.find_vma(vpn)
     if vma is not None and vma.mapping is not None and vma.mapping.fs.hidden:
         raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: hidden from the kernel")
+    faulted = False
     while True:
         entry = mm.entry(vpn)
         if isinstance(entry, Pte) and pin and not write and _must_unshare(task, vpn, entry.page):
@@ -34,14 +36,27 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False, pin: bool = Fals
                 if mm.entry(vpn) is entry:
                     mm.paths.relax()
             elif page.head is folio and mm.entry(vpn) is entry:  # else it was split, or is another page now
+                if faulted:
+                    mark_page_accessed(page)
                 return page
             else:
                 put_page(folio)
             continue
         else:
-            result = handle_mm_fault(task, vpn, write=write)
+            result, faulted = handle_mm_fault(task, vpn, write=write), True
         if result not in (Fault.DONE, Fault.RETRY):
             raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: {result.value}")
+
+
+def mark_page_accessed(page: Page) -> None:
+    """A page of a file is used, by a call that brought it in (follow_page_pte(), FOLL_TOUCH)."""
+    folio = page.head
+    if folio.anon or not folio.vm.traits.touch_activates:
+        return
+    if folio.flags & pg.REFERENCED:
+        folio.vm.lru.activate(folio)
+    else:
+        set_flags(folio, pg.REFERENCED)
 
 
 def _must_unshare(task: Task, vpn: int, page: Page) -> bool:

@@ -85,9 +85,9 @@ class Traits:
     """A large folio can be split to folios that are still large: since 6.9; seen on 6.1 and 6.12."""
     splits_around: bool = True
     """Truncation splits a folio only as far as it must (folio_split()): since 6.15."""
-    large_folios: tuple[str, ...] = ("ext4", "xfs")
+    large_folios: tuple[str, ...] = ("ext4", "xfs", "bdev")
     """The file systems whose writes make large folios (mapping_set_large_folios(), and a buffered write that
-    asks for them): xfs since 6.6, ext4 since 6.16; seen on 6.12, 7.2 and 7.3."""
+    asks for them): xfs since 6.6, block devices and ext4 since 6.16; seen on 6.12, 7.2 and 7.3."""
     tails_show_folio: bool = True
     """/proc/kpageflags gives the word of the folio for each of its pages (stable_page_flags()): since 6.10.
     Before, a tail's own, which is almost empty."""

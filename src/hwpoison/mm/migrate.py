@@ -226,4 +226,5 @@ def move_page_of(mm: Mm, vpn: int) -> int:
     folios = [folio]
     left = migrate_pages(folios, Reason.SYSCALL)
     putback_movable_pages(folios)
+    mm.vm.lru.add_drain_all()  # the call does without batches (lru_cache_disable())
     return left
