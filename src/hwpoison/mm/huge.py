@@ -34,6 +34,7 @@ def do_huge_pmd_anonymous_page(vma: Vma, vpn: int, write: bool) -> Fault | None:
     if not huge_fits(vma, vpn) or not vma.mm.pmd_none(vpn):
         return None
     vm = vma.mm.vm
+    anon_vma_prepare(vma)  # also for the page of zeros, so a child gets it by fork
     try:
         folio = new_anon_huge_folio(vma, vpn) if write else vm.get_huge_zero_folio()
     except OutOfMemory:

@@ -51,7 +51,9 @@ def madvise_collapse(mm: Mm, vpn: int) -> None:
 def _find(mm: Mm, first: int) -> tuple[Vma, PageTable]:
     """hugepage_vma_revalidate(): the area, which must hold a whole huge page, and its page table."""
     vma, table = mm.find_vma(first), mm.table(first)
-    if vma is None or vma.end < first + HPAGE_NR or vma.mapping is not None:
+    if vma is None:
+        raise SysError(Errno.ENOMEM, f"nothing is mapped at {first:#x}")
+    if vma.end < first + HPAGE_NR or vma.mapping is not None:
         raise SysError(Errno.EINVAL, f"no huge page fits at {first:#x}")
     if table is None or not (table.entries or table.huge):
         raise SysError(Errno.EINVAL, f"nothing is mapped at {first:#x}")

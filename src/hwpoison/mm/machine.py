@@ -122,6 +122,9 @@ class Traits:
     touch_activates: bool = False
     """mm/gup.c FOLL_TOUCH: a page of a file that is used again goes into a batch, whose reference keeps it
     from being moved; seen on 6.1 (MADV_SOFT_OFFLINE), and not on 6.12, 7.2 and 7.3."""
+    swap_skips_zeros: bool = True
+    """mm/page_io.c swap_writeout(): a page of zeros is only noted, and needs no disk, since 6.12; seen on
+    6.12 and later."""
     vmalloc_by_fault: bool = True
     """kernel/bpf/arraymap.c: a process that maps an array gets its pages by faults; since 7.3. Before, they
     are put there once, and do not come back."""

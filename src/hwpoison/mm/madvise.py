@@ -9,7 +9,7 @@ from .inode import SysError
 from .mmap import Mm
 from .page import clear_flags
 from .pte import MarkerPte, MigrationPte, Pte
-from .rmap import zap_entry
+from .rmap import anon_vma_prepare, zap_entry
 from .split import split_for_part
 
 
@@ -54,6 +54,10 @@ def uffd_poison(mm: Mm, vpn: int) -> None:
     vma = mm.find_vma(vpn)
     if vma is None or vma.driver is not None or (vma.mapping is not None and not vma.mapping.fs.swap_backed):
         raise SysError(Errno.EINVAL, f"{vpn:#x} is neither anonymous memory nor that of tmpfs")
+    if vma.mapping is not None and vma.index_of(vpn) >= vma.mapping.host.size:
+        raise SysError(Errno.EFAULT, f"{vpn:#x} is beyond the end of its file")
+    if vma.mapping is None:
+        anon_vma_prepare(vma)
     table = mm.pmd_alloc(vpn)
     with mm.mmap_lock.read(), table.lock:
         table.deposited = table.deposited and table.huge is not None

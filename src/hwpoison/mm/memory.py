@@ -263,7 +263,7 @@ def _make_shared_writable(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> F
     result = Fault.RETRY
     folio = page.head
     if folio.mapping is vma.mapping:
-        if vma.inode is not None and vma.inode.fs.buffers:
+        if vma.inode is not None and (vma.inode.fs.buffers or (vma.inode.fs.state and folio.order)):
             folio_attach_buffers(folio)
         with table.lock:
             if table.entries.get(vpn) is entry:
@@ -297,7 +297,7 @@ def do_fault(vma: Vma, vpn: int, write: bool) -> Fault:
             return Fault.HWPOISON
         copy = new_anon_page(vma, vpn, content)
         return _install(vma, vpn, vma.mm.pte_alloc(vpn), None, copy, Pte(copy, writable=True, dirty=True))
-    if write and mapping.fs.buffers:
+    if write and (mapping.fs.buffers or (mapping.fs.state and folio.order)):
         folio_attach_buffers(folio)
     result = map_huge_file(vma, vpn, folio, write) or _map_file_folio(vma, vpn, page, write)
     if write and result is Fault.DONE:

@@ -143,8 +143,7 @@ def shmem_writepage(mapping: AddressSpace, page: Page) -> bool:
         page.mapping = None
     put_page(page)
     clear_flags(page, pg.DIRTY)
-    swap.writepage(page)
-    return True
+    return swap.writepage(page)
 
 
 def shmem_lock(mapping: AddressSpace, *, on: bool) -> None:

@@ -194,11 +194,17 @@ class SwapArea:
             folio_unlock(page)
             return page
 
-    def writepage(self, page: Page) -> None:
-        """Write a locked page of the cache to its slot; unlocks it (swap_writepage())."""
+    def writepage(self, page: Page) -> bool:
+        """Write a locked page of the cache to its slot; unlocks it (swap_writeout()).
+
+        False: it has only zeros, which are noted without a write, and is still locked.
+        """
         slot = page.private
         if not isinstance(slot, int):
             raise KernelBug(f"{page} is written to swap without a slot")
+        if self.vm.traits.swap_skips_zeros and page.content == ZEROS:
+            self.contents[slot] = ZEROS
+            return False
 
         def store(data: list[str] | None) -> None:
             if data is None:
@@ -210,6 +216,7 @@ class SwapArea:
         get_page(page)
         folio_unlock(page)
         self.vm.disk.submit_write(page, store)
+        return True
 
     def remove_mapping(self, page: Page) -> bool:
         """__remove_mapping() for the swap cache: a locked, clean, unmapped page nobody else holds.

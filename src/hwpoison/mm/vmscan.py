@@ -92,8 +92,7 @@ def _write_out(page: Page) -> bool:
     if page.mapped or not page.flags & pg.DIRTY or not _is_freeable(page):
         return False
     clear_flags(page, pg.DIRTY)
-    vm.swap.writepage(page)
-    return True
+    return vm.swap.writepage(page)
 
 
 def _is_freeable(page: Page) -> bool:

@@ -22,7 +22,7 @@ from hwpoison.scenario.model import Model
 from hwpoison.scenario.steps import Step
 
 HARDWARE = "after one error of the hardware no page of that boot can be made good again"
-HUGE = "huge pages have their catalogue; a move for each is still to be written"
+HUGE = "random scenarios of them still differ in a few ways, which are to be mended first"
 NO_WAY_BACK = "a block of memory that stays out is missing in all later scenarios of the boot"
 NO_DRIVER = "the lab has no driver, or no program to make one"
 LARGE = "large folios are verified by scenarios of their own; random ones would need areas of 512 pages"
@@ -30,6 +30,10 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
     ("inject", "via", "scrub"): HARDWARE,
     ("busy", "", ""): "nobody outside the journal can keep the buffers of a page busy",
+    ("hugepages", "", ""): HUGE,
+    ("pool", "", ""): HUGE,
+    ("map", "hugetlb", "2M"): HUGE,
+    ("file", "fs", "hugetlbfs"): HUGE,
     ("frame", "kind", "hugepage"): HUGE,
     ("offline-block", "", ""): NO_WAY_BACK,
     ("online-block", "", ""): NO_WAY_BACK,
@@ -128,8 +132,22 @@ def _again(model: Model, step: Step) -> bool:
     return mm is not None and any(vma.driver is not None and vma.driver.pfn == pfn for vma in mm.vmas)
 
 
+def _under_writeback_to_swap(model: Model, step: Step) -> bool:
+    page = model.vm.zone.pages.get(model.pfn(step)) if step.get("via") != "madvise" else _mapped(model, step)
+    return page is not None and page.flags & (pg.SWAPCACHE | pg.WRITEBACK) == pg.SWAPCACHE | pg.WRITEBACK
+
+
+def _in_parts(model: Model, step: Step) -> bool:
+    """Several pages in one call, from memory that may be lost in part."""
+    file = model.open_files.get(step.subject)
+    return file is not None and file.inode.fs.can_writeback and step.number("pages") > 1
+
+
 def _in_large(model: Model, step: Step) -> bool:
     page = _mapped(model, step)
+    _task, vma = model.area(step)
+    if vma.hstate is not None:
+        return True
     return page is not None and page.head.order > 0
 
 
@@ -256,6 +274,16 @@ LIMITS: tuple[Limit, ...] = (
         "UFFDIO_POISON on a huge page: its task outlives a later error, and why is not known",
         ("marker",),
         _in_large,
+    ),
+    Limit(
+        "an error while a write to swap is held back is Recovered or Failed on 7.2 and 7.3: why is not known",
+        ("inject", "soft-offline"),
+        _under_writeback_to_swap,
+    ),
+    Limit(
+        "how much of a large folio a write has filled that ended early is not known",
+        ("writev",),
+        _in_parts,
     ),
     Limit("what lies behind an area is not known", ("readv", "writev"), _beyond_area),
     Limit("a task cannot trace itself", ("peek", "poke"), _traces_itself),

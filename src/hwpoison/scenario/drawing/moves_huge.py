@@ -1,16 +1,12 @@
-"""Moves of large folios of memory, and of pools of huge pages. Areas are of 512 pages of 4 KiB."""
+"""Moves of large folios of memory. Areas are of 512 pages of 4 KiB."""
 
 from __future__ import annotations
-
-from hwpoison.scenario.verbs import YES_NO
 
 from .move import Move, by
 from .world import World
 
 HUGE_PAGES = 512
 MOST_HUGE_AREAS = 2
-MOST_IN_POOL = 2
-MOST_SURPLUS = 1
 PARTS = (1, 4, 16)  # how much of a huge page is given up
 
 
@@ -56,37 +52,9 @@ def _huge_areas(world: World) -> list[str]:
     return [name for name, area in world.models[0].areas.items() if area.pages >= HUGE_PAGES]
 
 
-def hugepages(world: World) -> list[str]:
-    dice = world.dice
-    return [f"hugepages 2M pages={dice.number(1, MOST_IN_POOL)} surplus={dice.number(0, MOST_SURPLUS)}"]
-
-
-def map_hugetlb(world: World) -> list[str] | None:
-    """A huge page of the pool, for memory or a file; a pool first, where there is none."""
-    tasks = world.tasks()
-    if not tasks or len(_huge_areas(world)) >= MOST_HUGE_AREAS:
-        return None
-    dice, name = world.dice, world.new("h")
-    pool = [] if world.all(lambda model: model.vm.hugetlb.hstates["2M"].nr > 0) else hugepages(world)
-    line = f"map {name} task={dice.pick(tasks)} pages={HUGE_PAGES} shared={dice.pick(YES_NO)}"
-    if dice.chance(0.4):
-        file, opened = world.new("file"), world.new("fd")
-        made = [f"file {file} fs=hugetlbfs pages={HUGE_PAGES}", f"open {opened} file={file}"]
-        return [*pool, *made, f"{line} file={opened}", f"store {name}:0 data={world.word()}"]
-    lines = [*pool, f"{line} hugetlb=2M"]
-    return [*lines, f"store {name}:0 data={world.word()}"] if dice.chance(0.8) else lines
-
-
-def pool(_world: World) -> list[str]:
-    return ["pool 2M"]
-
-
 HUGE = (
     Move("map", 0.35, 0.05, map_thp),
     Move("split", 1, 1, split),
     Move("discard", 0.2, 0.2, discard),
     Move("collapse", 0.5, 0.4, collapse),
-    Move("map", 0.25, 0.05, map_hugetlb),
-    Move("hugepages", 0.03, 0.03, hugepages),
-    Move("pool", 0.05, 0.1, pool),
 )

@@ -27,6 +27,8 @@ def map_(world: World) -> list[str] | None:
         size = world.models[0].open_files[name].inode.size
         if world.models[0].open_files[name].inode.fs.name == "sysv":
             return [f"{line} file={name} pages={size} shared=yes"]
+        if world.models[0].open_files[name].inode.fs.huge:
+            return None  # moves_huge.py
         line += f" file={name} first={dice.number(0, max(size - 1, 0)) if dice.chance(0.3) else 0}"
     shared = "yes" if dice.chance(0.6 if "file=" in line else 0.25) else "no"
     return [f"{line} pages={dice.number(1, AREA_PAGES)} shared={shared}"]
