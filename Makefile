@@ -34,6 +34,7 @@ docs: $(STAMP) ## write the generated documents
 	@$(VENV)/bin/python -m hwpoison.docs
 	@$(VENV)/bin/python -m tests.review.page
 	@$(VENV)/bin/python -m tests.history.page
+	@$(VENV)/bin/python -m tests.kernels.page
 
 clean: ## remove .venv and everything else that can be made again
 	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

@@ -47,7 +47,7 @@ class Kernel:
 
 
 def finds(kernel: Kernel, count: int = 60) -> list[Find]:
-    scenarios = [draw(3, number) for number in range(count)]
+    scenarios = [draw(4, number) for number in range(count)]
     answers = kernel.ask(scenarios)
     found = [(s, compare(s, model(s), answers[s.name])) for s in scenarios]
     return [Find(s, differences, answers[s.name]) for s, differences in found if differences]

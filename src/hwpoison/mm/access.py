@@ -177,6 +177,7 @@ def _write_direct(file: File, index: int, task: Task, vpn: int, pages: int) -> i
 def _reaches_disk(file: File, index: int, data: str) -> None:
     inode = file.inode
     inode.blocks[index] = data
+    inode.disk_size = max(inode.disk_size, index + 1)
     inode.size = max(inode.size, index + 1)
     forget_lost(inode.mapping, index, index + 1)
 

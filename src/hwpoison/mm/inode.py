@@ -37,6 +37,9 @@ class FileSystem:
     error_remove: Literal["truncate", "keep", None]  # generic_error_remove_folio(), a no-op, no operation
     can_writeback: bool
     buffers: bool = False  # PG_private with buffer heads on pages that were written
+    grows_by_writing: bool = (
+        False  # before a file gets longer, what was appended is written (xfs_setattr_size())
+    )
     state: bool = False  # PG_private with the state of each block, on large folios not written whole
     swap_backed: bool = False
     huge: bool = False  # of huge pages (hugetlbfs)
@@ -55,7 +58,7 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
     for row in (
         FileSystem("ext4", "truncate", True, buffers=True, iomap=True),
         FileSystem("ext2", "truncate", True, buffers=True),
-        FileSystem("xfs", "truncate", True, punch_writes=True, state=True, iomap=True),
+        FileSystem("xfs", "truncate", True, punch_writes=True, grows_by_writing=True, state=True, iomap=True),
         FileSystem("btrfs", "truncate", True),
         FileSystem("bdev", None, True, buffers=True, flushed_at_close=True),
         FileSystem("vfat", None, True, buffers=True, punch_hole=False, sparse=False),
@@ -130,6 +133,7 @@ class Inode:
         self.name = name
         self.fs = fs
         self.size = size  # in pages
+        self.disk_size = size  # as the disk has it: pages that were appended and not written yet do not count
         self.regular = regular
         self.blocks: dict[int, str] = {}
         self.i_rwsem = RwSem(vm.paths, "i_rwsem", name)

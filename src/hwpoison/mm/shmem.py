@@ -90,7 +90,10 @@ def shmem_read(file: File, index: int) -> str:
 
 def shmem_begin_write(file: File, index: int) -> None:
     """shmem_write_begin() and shmem_write_end(), with nothing to write between them."""
-    folio = shmem_get_folio(file.inode.mapping, index)
+    inode = file.inode
+    _refuse_sealed(inode, index)
+    folio = shmem_get_folio(inode.mapping, index)
+    _refuse_bad(inode.mapping, folio, index, all_of_it=inode.vm.traits.shmem_write_refuses_folio)
     folio_mark_dirty(folio)
     folio_unlock(folio)
     put_page(folio)

@@ -83,7 +83,7 @@ class Task:
             if self.exited:
                 return False
             ignored = self.leader.sigbus == "ignore" and not self.blocked  # a blocked one may be wanted later
-            if info.signal is Signal.SIGKILL or not ignored:
+            if info.signal is not Signal.SIGBUS or not ignored:
                 self._queue(info)
             return True
 

@@ -165,6 +165,9 @@ def truncate(inode: Inode, size: int) -> None:
         fill_growth(inode, size)
         old, inode.size = inode.size, size
         _drop(inode, size, max(old, size, _end(inode)), even_cows=True)
+        if inode.fs.grows_by_writing and old != inode.disk_size < size:  # it is longer all the same
+            filemap_write_and_wait_range(inode.mapping, inode.disk_size, size)
+        inode.disk_size = size
 
 
 def punch_hole(inode: Inode, start: int, end: int) -> None:

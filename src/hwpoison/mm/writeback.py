@@ -52,6 +52,7 @@ def write_folio(page: Page) -> None:
             mapping.set_error(Errno.EIO)
         else:
             inode.blocks.update(enumerate(data, index))
+            inode.disk_size = max(inode.disk_size, min(index + len(data), inode.size))
 
     folio_start_writeback(page)
     folio_unlock(page)

@@ -115,8 +115,8 @@ class Files:
     def device(self, fs: str) -> tuple[int, int]:
         """The device number of a file system, major and minor."""
         self.prepare(fs)
-        if fs == "bdev":
-            raise CannotSetUp("pages of a block device belong to a file system of the kernel's own")
+        if fs == "bdev" or fs in memfiles.KINDS:
+            raise CannotSetUp(f"pages of {fs} belong to a file system of the kernel's own")
         device = os.stat(ROOT / fs).st_dev
         return os.major(device), os.minor(device)
 

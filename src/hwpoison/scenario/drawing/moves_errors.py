@@ -81,7 +81,8 @@ def filter_(world: World) -> list[str]:
     """The injection filter: on with some flags, or off."""
     if world.dice.chance(0.4):
         return ["filter off"]
-    systems = [fs for fs in {f.fs.name: None for f in world.models[0].files.values()} if fs != "bdev"]
+    used = {f.fs.name: None for f in world.models[0].files.values()}
+    systems = [fs for fs in used if fs not in ("bdev", "sysv", "memfd")]  # of the kernel's own mounts
     if systems and world.dice.chance(0.2):
         return [f"filter on fs={world.dice.pick(systems)}"]
     mask = world.dice.some(FILTERED, 2)
