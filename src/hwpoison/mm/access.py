@@ -117,12 +117,9 @@ def _copy_to_user(task: Task, vpn: int, data: str) -> None:
 
 
 def _write_buffered(file: File, index: int, task: Task, vpn: int) -> bool:
-    try:
-        page = get_user_page(task, vpn)
-    except SysError:
-        if file.inode.fs.swap_backed and not file.inode.vm.traits.write_looks_first:
-            shmem_begin_write(file, index)  # what was begun is not taken back
-        raise
+    if file.inode.fs.swap_backed and not file.inode.vm.traits.write_looks_first:
+        shmem_begin_write(file, index)  # what was begun is not taken back, whatever the buffer is
+    page = get_user_page(task, vpn)
     data = page.vm.kernel_reads(page)
     put_page(page)
     file.inode.vm.write(file, index, data)

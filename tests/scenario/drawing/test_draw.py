@@ -134,6 +134,7 @@ LIMITED = [
     ("map x task=A file=vd pages=1 shared=yes", "", "file v fs=sysv pages=2\nopen vd file=v"),
     ("readv fd:0 into=m:0 pages=2", "", ""),
     ("peek m:0 by=A via=ptrace", "", ""),
+    ("soft-offline s:0 via=madvise", "", ""),
     ("inject m:0 via=sysfs", "swap = 8", "disk hold\nswapout m:0 keep=yes"),
     ("writev fd:0 from=p:0 pages=2", "", ""),
     ("splice hf:0", "", "file h fs=hugetlbfs pages=512\nopen hf file=h"),

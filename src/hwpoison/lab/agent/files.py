@@ -43,6 +43,7 @@ class Kind:
     options: str = ""
 
 
+BEHIND = 16  # pages of a whole disk that are empty behind those of a "file"
 KINDS = {
     # Written and allocated only when a step asks for it: no journal timer, no flush on close or truncation.
     "ext4": Kind(True, "commit=3600,noauto_da_alloc,noinit_itable"),
@@ -143,6 +144,8 @@ class Files:
                 os.ftruncate(descriptor, pages * PAGE)
             for index in range(pages if file.disk is not None else 0):
                 os.pwrite(descriptor, f"{name}:{index}:old".encode().ljust(PAGE, b"\0"), index * PAGE)
+            if file.whole_disk:  # an earlier scenario may have written there
+                os.pwrite(descriptor, bytes(BEHIND * PAGE), pages * PAGE)
             if file.disk is not None:
                 _write_out(descriptor)
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

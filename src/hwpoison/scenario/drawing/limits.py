@@ -143,6 +143,15 @@ def _in_parts(model: Model, step: Step) -> bool:
     return file is not None and file.inode.fs.can_writeback and step.number("pages") > 1
 
 
+def _asked_by_a_stranger(model: Model, step: Step) -> bool:
+    """MADV_SOFT_OFFLINE of a page of a file that the caller has not mapped."""
+    if step.get("via") != "madvise":
+        return False
+    task, vpn = model.address(step)
+    _task, vma = model.area(step)
+    return vma.mapping is not None and not isinstance(task.alive_mm().entry(vpn), Pte)
+
+
 def _in_large(model: Model, step: Step) -> bool:
     page = _mapped(model, step)
     _task, vma = model.area(step)
@@ -284,6 +293,11 @@ LIMITS: tuple[Limit, ...] = (
         "how much of a large folio a write has filled that ended early is not known",
         ("writev",),
         _in_parts,
+    ),
+    Limit(
+        "6.1 moves a page that nobody maps or not, by how it was used",
+        ("soft-offline",),
+        _asked_by_a_stranger,
     ),
     Limit("what lies behind an area is not known", ("readv", "writev"), _beyond_area),
     Limit("a task cannot trace itself", ("peek", "poke"), _traces_itself),
