@@ -192,6 +192,7 @@ def splice(file: File, index: int) -> str:
         page = read_mapping_folio(inode.mapping, index)
         folio_unlock(page)
     data = inode.vm.kernel_reads(page)
+    set_flags(page.head, pg.REFERENCED)
     put_page(page)
     return data
 

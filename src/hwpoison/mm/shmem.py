@@ -84,6 +84,7 @@ def shmem_read(file: File, index: int) -> str:
     _refuse_bad(mapping, page, index)
     folio_unlock(page)
     data = mapping.vm.kernel_reads(folio_page(page, index))
+    set_flags(page.head, pg.REFERENCED)
     put_page(page)
     return data
 
