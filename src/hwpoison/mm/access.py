@@ -186,6 +186,8 @@ def splice(file: File, index: int) -> str:
         return ""
     if inode.fs.swap_backed:
         return shmem_read(file, index)
+    if file.direct:
+        return pread_direct(file, index)  # copy_splice_read()
     if (known := read_lost(file, index)) is not None:
         return known
     with inode.mapping.invalidate_lock.read():

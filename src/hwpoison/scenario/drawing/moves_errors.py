@@ -11,8 +11,9 @@ from .world import World
 KINDS = [kind for kind in FRAME_KINDS if ("frame", "kind", kind) not in UNDRAWN]
 WAYS = [way for way in WAYS_IN if ("inject", "via", way) not in UNDRAWN]
 BY_NUMBER = [way for way in WAYS if way != "madvise"]
-FILTERED = ("DIRTY", "ANON", "SWAPBACKED", "MMAP", "SWAPCACHE", "SLAB")
-"""Flags that a filter may ask for: those that are the same each time."""
+FILTERED = ("DIRTY", "ANON", "MMAP", "SWAPCACHE", "SLAB")
+"""Flags that a filter may ask for: those that are the same each time. MADV_FREE takes SWAPBACKED from a page
+when a batch is full, and no sooner."""
 
 
 def frame(world: World) -> list[str]:
