@@ -125,6 +125,9 @@ class Traits:
     swap_skips_zeros: bool = True
     """mm/page_io.c swap_writeout(): a page of zeros is only noted, and needs no disk, since 6.12; seen on
     6.12 and later."""
+    writes_in_chunks: bool = True
+    """mm/filemap.c generic_perform_write() asks for as much at once as a large folio holds, so a seal of
+    tmpfs refuses all of a write; since 6.10. Before, it goes page by page."""
     vmalloc_by_fault: bool = True
     """kernel/bpf/arraymap.c: a process that maps an array gets its pages by faults; since 7.3. Before, they
     are put there once, and do not come back."""

@@ -110,7 +110,7 @@ def shmem_write(file: File, index: int, data: str, pages: int = 1) -> int:
     """write(2) of whole pages: how many; SysError if not even the first."""
     inode = file.inode
     with inode.i_rwsem.write():
-        if not inode.vm.traits.write_looks_first:  # folios may be large: it is asked for all of it
+        if inode.vm.traits.writes_in_chunks:
             _refuse_sealed(inode, index + pages - 1)
         for there in range(index, index + pages):
             try:

@@ -135,7 +135,6 @@ LIMITED = [
     ("readv fd:0 into=m:0 pages=2", "", ""),
     ("peek m:0 by=A via=ptrace", "", ""),
     ("soft-offline s:0 via=madvise", "", ""),
-    ("inject m:0 via=sysfs", "swap = 8", "disk hold\nswapout m:0 keep=yes"),
     ("writev fd:0 from=p:0 pages=2", "", ""),
     ("splice hf:0", "", "file h fs=hugetlbfs pages=512\nopen hf file=h"),
     ("write xf:0 data=a pages=2", "", "file x fs=xfs pages=1\nopen xf file=x"),

@@ -81,8 +81,6 @@ class Bench:
         self.tasks = Tasks(str(PROGRAM), ROOT, disks.answer)
         self.hand_task = self.tasks.start(HAND)
         self.tasks.sigbus(self.hand_task, "handler")
-        # A task that is signalled is not to run before the handler has signalled all.
-        os.sched_setscheduler(self.hand_task.remote.pid, os.SCHED_FIFO, os.sched_param(1))
         self.files: dict[str, File] = {}
         self.open_files: dict[str, tuple[int, File]] = {}  # name → (the hand's descriptor, file)
         self.areas: dict[str, Area] = {}

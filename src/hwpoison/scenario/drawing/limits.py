@@ -132,11 +132,6 @@ def _again(model: Model, step: Step) -> bool:
     return mm is not None and any(vma.driver is not None and vma.driver.pfn == pfn for vma in mm.vmas)
 
 
-def _under_writeback_to_swap(model: Model, step: Step) -> bool:
-    page = model.vm.zone.pages.get(model.pfn(step)) if step.get("via") != "madvise" else _mapped(model, step)
-    return page is not None and page.flags & (pg.SWAPCACHE | pg.WRITEBACK) == pg.SWAPCACHE | pg.WRITEBACK
-
-
 def _in_parts(model: Model, step: Step) -> bool:
     """Several pages in one call, from memory that may be lost in part."""
     file = model.open_files.get(step.subject)
@@ -283,11 +278,6 @@ LIMITS: tuple[Limit, ...] = (
         "UFFDIO_POISON on a huge page: its task outlives a later error, and why is not known",
         ("marker",),
         _in_large,
-    ),
-    Limit(
-        "an error while a write to swap is held back is Recovered or Failed on 7.2 and 7.3: why is not known",
-        ("inject", "soft-offline"),
-        _under_writeback_to_swap,
     ),
     Limit(
         "how much of a large folio a write has filled that ended early is not known",
