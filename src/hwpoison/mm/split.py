@@ -22,7 +22,6 @@ from .page import (
     folio_try_get,
     folio_trylock,
     folio_unlock,
-    get_page,
     put_page,
 )
 from .rmap import StableNode, rmap_sem, unmap_mapping_folio
