@@ -206,7 +206,7 @@ def dump_core(task: Task, vpn: int) -> str:
     """
     content = ZEROS
     for vma in list(task.alive_mm().vmas):
-        for there in range(vma.start, vma.end) if vma.driver is None else ():
+        for there in range(vma.start, vma.end):
             dumped = _dump_page(task, there)
             content = dumped if there == vpn else content
     return content

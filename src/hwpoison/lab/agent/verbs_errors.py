@@ -155,7 +155,7 @@ class ErrorVerbs(Bench):
             raise CannotSetUp("the kernel would free the page under its owner, which no guest lives through")
         pfn = frame.pfn if frame is not None else self.struck.get(self.key(step))
         if pfn is None:
-            raise EndedEarly(f"no frame of {step.subject}:{step.page} was struck")
+            raise CannotSetUp("which frame was struck there is not known: it was mapped by the call alone")
         self.see("return", step.subject, code=errno_name(unpoison_pfn(self.hand, pfn)))
 
     def do_offline_block(self, step: Step) -> None:

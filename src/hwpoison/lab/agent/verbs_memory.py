@@ -63,8 +63,10 @@ class MemoryVerbs(Bench):
             source = named(self.frames, name).source
             if source is None:
                 raise CannotSetUp("only memory of drivers can be mapped without harm to every later process")
-            flags, address = nr.MAP_SHARED, 0  # io_uring does not let us choose
             descriptor, offset = source
+            flags = nr.MAP_FIXED_NOREPLACE | nr.MAP_SHARED
+            if offset == frames.SQES:
+                flags, address = nr.MAP_SHARED, 0  # io_uring does not let us choose
             there = task.remote.take(descriptor)
         else:
             flags |= nr.MAP_ANONYMOUS
