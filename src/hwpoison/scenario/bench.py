@@ -32,6 +32,8 @@ class Area:
     start: int
     pages: int
     owner: Task
+    file: str | None = None  # the file that it shares, and the first page of it: a page of it is the file's
+    first: int = 0
 
 
 class Bench:
@@ -176,6 +178,13 @@ class Bench:
         for census in self.censuses:
             if mapping is not None and census.mapping is mapping and first <= census.index < end:
                 census.rewritten = True
+
+    def key(self, step: Step) -> tuple[str, int]:
+        """What the page of a step belongs to: a page of a file has one name in every area that shares it."""
+        area = self.areas.get(step.subject)
+        if area is not None and area.file is not None:
+            return area.file, area.first + step.page
+        return step.subject, step.page
 
     def stored(self, task: Task, vpn: int, pages: int = 1) -> None:
         """Memory was written to; where it is a file's, the file has other contents."""

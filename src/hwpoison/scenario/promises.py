@@ -95,7 +95,10 @@ def broken_promises(vm: Machine, failure: MemoryFailure, censuses: list[Census])
             later = censuses[number + 1].signals if number + 1 < len(censuses) else None
             yield from _told(vm, failure, census)
             yield from _innocent(vm, failure, census, later, blocked)
-            yield from _truthful(vm, failure, census)
+            if all(
+                after.pfn != census.pfn for after in censuses[number + 1 :]
+            ):  # else another verdict counts
+                yield from _truthful(vm, failure, census)
             blocked |= census.uses()
     for text in [*vm.check(), *_handler_books(vm, failure)]:
         yield Broken(5, text)

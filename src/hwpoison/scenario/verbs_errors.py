@@ -77,13 +77,13 @@ class ErrorVerbs(Bench):
             gup_page = gup.get_user_page(task, vpn)
             put_page(gup_page)
             self.census(gup_page.pfn)
-            self.struck[step.subject, step.page] = gup_page.pfn
+            self.struck[self.key(step)] = gup_page.pfn
             returned = inject.madvise(self.failure, task, vpn)
             task.deliver()
             if task.exited:
                 return  # killed before the call could return
         else:
-            pfn = self.struck[step.subject, step.page] = self.pfn(step)
+            pfn = self.struck[self.key(step)] = self.pfn(step)
             self.census(pfn)
             if via == "scrub":
                 inject.deferred(self.failure, pfn)  # a notifier of the kernel's: nobody gets its return code
@@ -100,7 +100,7 @@ class ErrorVerbs(Bench):
             pfn = page.pfn
         else:
             pfn = self.pfn(step)
-        self.struck[step.subject, step.page] = pfn
+        self.struck[self.key(step)] = pfn
         census = self.before_soft_offline(pfn)
         if step.args["via"] == "madvise":
             returned = soft_offline.madvise(self.failure, task, vpn)
@@ -118,7 +118,7 @@ class ErrorVerbs(Bench):
         return after_soft_offline(self.vm, self.failure, census, returned)
 
     def do_unpoison(self, step: Step) -> None:
-        pfn = self.frames.get(step.subject, self.struck.get((step.subject, step.page)))
+        pfn = self.frames.get(step.subject, self.struck.get(self.key(step)))
         if pfn is None:
             raise WrongUse(f"{self.where(step)}: nothing has struck there; name the frame by a note")
         refs = self.references(pfn)

@@ -44,9 +44,18 @@ class MemoryVerbs(Bench):
             page = self.struct_page(step, pfn, frame)
             self.vm.held.add(page.head.pfn)  # the driver's own reference
             map_driver(vma, page)
-        self.areas[self.new_name(step, step.subject)] = Area(step.subject, vma.start, pages, task)
+        self.areas[self.new_name(step, step.subject)] = Area(
+            step.subject, vma.start, pages, task, self._shares(step, name), step.number("first")
+        )
         if frame is not None and task.alive_mm().entry(vma.start) is None:
             memory.load(task, vma.start)  # mapping it is to bring it in
+
+    def _shares(self, step: Step, opened: str | None) -> str | None:
+        """The name of the file that an area shares, if it does."""
+        if opened is None or step.args["shared"] != "yes":
+            return None
+        inode = self.open_file(step, opened).inode
+        return next((name for name, each in self.files.items() if each is inode), None)
 
     def do_unmap(self, step: Step) -> None:
         task, vma = self.area(step)

@@ -244,7 +244,7 @@ def _executes_in_thread(model: Model, step: Step) -> bool:
 
 
 def _frees_under_owner(model: Model, step: Step) -> bool:
-    pfn = model.frames.get(step.subject, model.struck.get((step.subject, step.page)))
+    pfn = model.frames.get(step.subject, model.struck.get(model.key(step)))
     event = None if pfn is None else last_event(model.failure, pfn)
     return event is not None and event.result is MfResult.IGNORED
 
