@@ -137,6 +137,7 @@ V6_1 = replace(
         V6_12.traits,
         swapoff_leaves_poison_entry=False,
         touch_activates=True,
+        free_needs_first_page=True,
         writes_in_chunks=False,
         swap_skips_zeros=False,
         checks_new_pages=True,

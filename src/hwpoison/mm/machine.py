@@ -128,6 +128,9 @@ class Traits:
     writes_in_chunks: bool = True
     """mm/filemap.c generic_perform_write() asks for as much at once as a large folio holds, so a seal of
     tmpfs refuses all of a write; since 6.10. Before, it goes page by page."""
+    free_needs_first_page: bool = False
+    """mm/madvise.c madvise_free_pte_range(): a huge page is not split for a part of it if its first page is
+    mapped no more; seen on 6.1, and not on 6.12."""
     vmalloc_by_fault: bool = True
     """kernel/bpf/arraymap.c: a process that maps an array gets its pages by faults; since 7.3. Before, they
     are put there once, and do not come back."""

@@ -7,7 +7,7 @@ from hwpoison.abi.signals import Errno
 
 from .inode import SysError
 from .mmap import Mm
-from .page import clear_flags
+from .page import Page, clear_flags
 from .pte import MarkerPte, MigrationPte, Pte
 from .rmap import anon_vma_prepare, zap_entry
 from .split import split_for_part
@@ -22,7 +22,7 @@ def madvise_free(mm: Mm, vpn: int) -> None:
     if vma is None or vma.mapping is not None or vma.driver is not None or vma.locked:
         raise SysError(Errno.EINVAL, f"{vpn:#x} is no anonymous memory, or locked")
     entry = mm.entry(vpn)
-    if isinstance(entry, Pte) and entry.page.head.order and entry.page.anon:
+    if isinstance(entry, Pte) and entry.page.head.order and entry.page.anon and _splits(mm, vpn, entry.page):
         split_for_part(entry.page)
     table = mm.table(vpn)
     if table is None or table.huge is not None:
@@ -45,6 +45,13 @@ def madvise_free(mm: Mm, vpn: int) -> None:
         clear_flags(page, pg.DIRTY)
         entry.dirty = entry.young = False
     mm.vm.lru.mark_lazyfree(page)
+
+
+def _splits(mm: Mm, vpn: int, page: Page) -> bool:
+    """Not on 6.1, if the first page of the huge page is mapped no more."""
+    table = mm.table(vpn)
+    whole = table is not None and table.huge is not None
+    return whole or page.head.mapcount > 0 or not mm.vm.traits.free_needs_first_page
 
 
 def uffd_poison(mm: Mm, vpn: int) -> None:
