@@ -263,8 +263,7 @@ def _make_shared_writable(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> F
     result = Fault.RETRY
     folio = page.head
     if folio.mapping is vma.mapping:
-        if vma.inode is not None and (vma.inode.fs.buffers or (vma.inode.fs.state and folio.order)):
-            folio_attach_buffers(folio)
+        _attach_for_write(vma.mapping, folio)
         with table.lock:
             if table.entries.get(vpn) is entry:
                 entry.writable = entry.dirty = True
@@ -272,6 +271,12 @@ def _make_shared_writable(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> F
         folio_mark_dirty(folio)
     folio_unlock(page)
     return result
+
+
+def _attach_for_write(mapping: AddressSpace | None, folio: Page) -> None:
+    """What the file system hangs on a page that a task is about to write to (page_mkwrite)."""
+    if mapping is not None and (mapping.fs.buffers or (mapping.fs.state and folio.order)):
+        folio_attach_buffers(folio)
 
 
 def do_fault(vma: Vma, vpn: int, write: bool) -> Fault:
@@ -297,8 +302,8 @@ def do_fault(vma: Vma, vpn: int, write: bool) -> Fault:
             return Fault.HWPOISON
         copy = new_anon_page(vma, vpn, content)
         return _install(vma, vpn, vma.mm.pte_alloc(vpn), None, copy, Pte(copy, writable=True, dirty=True))
-    if write and (mapping.fs.buffers or (mapping.fs.state and folio.order)):
-        folio_attach_buffers(folio)
+    if write:
+        _attach_for_write(mapping, folio)
     result = map_huge_file(vma, vpn, folio, write) or _map_file_folio(vma, vpn, page, write)
     if write and result is Fault.DONE:
         folio_mark_dirty(folio)

@@ -150,9 +150,7 @@ def _asked_by_a_stranger(model: Model, step: Step) -> bool:
 def _in_large(model: Model, step: Step) -> bool:
     page = _mapped(model, step)
     _task, vma = model.area(step)
-    if vma.hstate is not None:
-        return True
-    return page is not None and page.head.order > 0
+    return vma.hstate is not None or (page is not None and page.head.order > 0)
 
 
 def _beyond_area(model: Model, step: Step) -> bool:

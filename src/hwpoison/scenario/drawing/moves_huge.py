@@ -44,7 +44,7 @@ def discard(world: World) -> list[str] | None:
 
 
 def collapse(world: World) -> list[str] | None:
-    areas = [name for name in _huge_areas(world) if name.startswith("t")]
+    areas = _huge_areas(world)
     return [f"collapse {world.dice.pick(areas)}:0"] if areas else None
 
 
