@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from hwpoison.failure.profiles import NEWEST, Profile
 from hwpoison.mm.inode import SysError
 from hwpoison.mm.machine import Panic
 from hwpoison.mm.page_alloc import OutOfMemory
-from hwpoison.mm.task import Signalled
+from hwpoison.mm.task import Signalled, Task
 from hwpoison.scenario import promises_soft
 from hwpoison.scenario.census import Census, last_event
 from hwpoison.scenario.load import Scenario
@@ -85,7 +86,12 @@ class RaceModel(Model):
         return unseen(lambda: super(RaceModel, self).references(pfn))
 
     def walk(self, steps: list[Step]) -> None:
-        """What one path does."""
+        """What one path does; its task is in the kernel until it has done it."""
+        task: Task | None = self.vm.paths.current.task
+        with nullcontext() if task is None else task.in_kernel():
+            self._walk(steps)
+
+    def _walk(self, steps: list[Step]) -> None:
         for step in steps:
             method: Callable[[Step], None] = getattr(self, VERBS[step.verb].method)
             try:

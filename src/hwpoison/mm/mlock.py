@@ -16,9 +16,12 @@ from .pte import Pmd, Pte
 def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
     """mlock(2) or munlock(2) of an area: its pages are brought in and marked.
 
-    A page that cannot be brought in, as one that was lost, is ENOMEM; the area stays locked.
+    A page that cannot be brought in, as one that was lost, is ENOMEM; the area stays locked. So is an area
+    that another thread has given up meanwhile.
     """
     with mm.mmap_lock.write():
+        if vma not in mm.vmas:
+            raise SysError(Errno.ENOMEM, f"{vma} is there no more")
         if vma.locked != on and vma.driver is None:  # else VM_SPECIAL
             vma.locked = on
             _mark_pages(mm, vma, on=on)
@@ -49,9 +52,10 @@ def _mark_pages(mm: Mm, vma: Vma, *, on: bool) -> None:
 def populate(mm: Mm, vma: Vma) -> None:
     """__mm_populate(): touch every page; private writable ones as by a store, so that they are their own."""
     write = vma.writable and not vma.shared
+    task = next(iter(mm.users), None) or mm.paths.current.task  # whose process may have ended meanwhile
     for vpn in range(vma.start, vma.end):
         try:
-            page = get_user_page(mm.users[0], vpn, write=write)
+            page = get_user_page(task, vpn, write=write)
         except SysError as error:
             raise SysError(Errno.ENOMEM, f"cannot lock {vma}: {error}") from None
         if write and not _is_dirty(mm, vpn, page):

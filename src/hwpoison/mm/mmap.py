@@ -108,7 +108,10 @@ class Vma:
 
 
 class Mm:
-    """struct mm_struct: the memory of a process. ``users`` are the processes that share it."""
+    """struct mm_struct: the memory of a process.
+
+    ``users`` are the processes that share it, ``inside`` the threads that are in the kernel with it just now.
+    """
 
     def __init__(self, vm: Machine, name: str) -> None:
         self.vm = vm
@@ -121,6 +124,7 @@ class Mm:
         self.hugetlb: dict[int, Pmd | PoisonPte | MigrationPte] = {}
         self.hugetlb_ptl = Lock(vm.paths, "ptl", f"{name}:huge")
         self.users: list[Task] = []
+        self.inside: set[Task] = set()
         self.next_vpn = FIRST_VPN
 
     def table(self, vpn: int) -> PageTable | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+from greenlet import GreenletExit
+
 from hwpoison.abi.signals import (
     PAGE_SHIFT,
     PF_MCE_EARLY,
@@ -163,41 +165,85 @@ class Task:
         other.blocked = self.blocked
         return other
 
+    def in_kernel(self) -> InKernel:
+        """``with task.in_kernel():`` around a system call: its memory stays until the thread has returned."""
+        return InKernel(self)
+
     def execve(self, comm: str) -> None:
         """execve(2): new empty memory; signal handlers go, an ignored signal stays ignored."""
         leader = self.leader
         with leader.siglock:
             if leader.exited:
                 return  # another thread has ended the process meanwhile
+            old = leader.alive_mm()
             for thread in leader.threads[1:]:
                 thread.exited = True
-                thread.mm = None
+                if thread not in old.inside:
+                    thread.mm = None
             del leader.threads[1:]
-            old = leader.alive_mm()
             leader.comm = comm
             leader.mm = Mm(self.vm, f"{comm}:{leader.pid}")
             leader.mm.users.append(leader)
             if leader.sigbus == "handler":
                 leader.sigbus = "default"
-        self._leave(old)
+        old.users.remove(leader)
+        mmput(old)
 
     def exit(self, died_of: Signal | None = None) -> None:
         """exit_group(2), or the end by a signal: all threads, and the memory if nobody shares it.
 
         Of several threads that end the process the first does it (SIGNAL_GROUP_EXIT, under the siglock).
+        Threads that are in the kernel have their part of the memory until they return.
         """
         leader = self.leader
         with leader.siglock:
             if leader.exited:
                 return
-            mm = leader.alive_mm()
             for thread in leader.threads:
                 thread.exited = True
                 thread.died_of = died_of
-                thread.mm = None
-        self._leave(mm)
+        leader.exit_mm()
 
-    def _leave(self, mm: Mm) -> None:
-        mm.users.remove(self.leader)
-        if not mm.users:
-            exit_mmap(mm)
+    def exit_mm(self) -> None:
+        """Give up the memory of an ended process, if none of its threads is in the kernel. Of the leader."""
+        mm = self.mm
+        if mm is None or any(thread in mm.inside for thread in self.threads):
+            return
+        for thread in self.threads:
+            thread.mm = None
+        mm.users.remove(self)
+        mmput(mm)
+
+
+class InKernel:
+    """A thread in a system call: a part of the memory's mm_users is its own."""
+
+    __slots__ = ("mm", "task")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.mm = task.mm
+
+    def __enter__(self) -> None:
+        if self.mm is not None:
+            self.mm.inside.add(self.task)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        task, mm = self.task, self.mm
+        if mm is None or kind is GreenletExit:
+            return
+        mm.inside.discard(task)
+        if not task.exited and task.mm is mm:
+            return
+        if task.leader.mm is mm:  # its process has been ended meanwhile
+            task.leader.exit_mm()
+        else:  # or has got new memory
+            if task.exited:
+                task.mm = None
+            mmput(mm)
+
+
+def mmput(mm: Mm) -> None:
+    """Whoever is the last to leave the memory takes it apart."""
+    if not mm.users and not mm.inside:
+        exit_mmap(mm)
