@@ -8,7 +8,7 @@ import pytest
 
 from hwpoison.abi.problems import NotPossible
 from hwpoison.lab.wire import from_json, outcome_from, read_results, to_json
-from hwpoison.scenario.load import catalogue
+from hwpoison.scenario.load import catalogue, races
 from hwpoison.scenario.model import run
 from hwpoison.scenario.steps import Step
 
@@ -18,6 +18,12 @@ def test_every_scenario_of_the_catalogue_arrives_as_it_was() -> None:
     got = from_json(to_json(sent))
     assert [(g.name, g.swap, g.frames) for g in got] == [(s.name, s.swap, s.frames) for s in sent]
     assert [meaning(g.steps) for g in got] == [meaning(s.steps) for s in sent]
+
+
+def test_a_machine_of_small_huge_pages_is_the_models_only() -> None:
+    small = races()["thp+load"]
+    with pytest.raises(NotPossible, match=r"thp\+load: huge = 4"):
+        to_json([small])
 
 
 def meaning(steps: tuple[Step, ...]) -> list[object]:

@@ -12,7 +12,7 @@ from hwpoison.mm.inode import File
 from hwpoison.mm.locks import KernelBug
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
-from hwpoison.mm.mmap import TABLE_SHIFT, do_mmap, map_driver, munmap
+from hwpoison.mm.mmap import do_mmap, map_driver, munmap
 from hwpoison.mm.page import Page, put_page
 from hwpoison.mm.page_alloc import OutOfMemory
 from hwpoison.mm.pte import PoisonPte, Pte
@@ -40,11 +40,11 @@ def test_areas_do_not_touch_each_other(task: Task) -> None:
 
 
 def test_a_page_table_is_made_for_512_pages_at_a_time(vm: Machine, task: Task) -> None:
-    vma = do_mmap(task.alive_mm(), 2 << TABLE_SHIFT)
+    vma = do_mmap(task.alive_mm(), 2 << task.alive_mm().table_shift)
     for vpn in (vma.start, vma.start + 1, vma.end - 1):
         store(task, vpn, "x")
-    tables = task.alive_mm().tables
-    assert len(tables) == len({vma.start >> TABLE_SHIFT, (vma.end - 1) >> TABLE_SHIFT})
+    tables, shift = task.alive_mm().tables, task.alive_mm().table_shift
+    assert len(tables) == len({vma.start >> shift, (vma.end - 1) >> shift})
     assert all(table.page.flags & pg.PGTABLE for table in tables.values())
     assert [vpn for vpn, _ in task.alive_mm().populated(vma.start, vma.end)] == [
         vma.start,

@@ -82,6 +82,7 @@ WRONG = {
         "frames = True",
         "expected a number",
     ),
+    "huge no power": ("name = 'x'\nhuge = 6\nsteps = 'task A'", "'x'", "huge = 6", "power of two"),
     "swap negative": ("name = 'x'\nswap = -1\nsteps = 'task A'", "'x'", "swap = -1", "expected a number"),
     "breaks not a list": (
         "name = 'x'\nbreaks = 'stale-read'\nsteps = 'task A'",

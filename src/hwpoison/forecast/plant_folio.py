@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.mm.filemap import filemap_add_folio
+from hwpoison.mm.hugetlb import HUGE_ORDER
 from hwpoison.mm.inode import FILE_SYSTEMS, File, Inode
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
@@ -14,7 +15,6 @@ from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import Vma, discard, do_mmap, munmap
 from hwpoison.mm.page import Page, folio_unlock, put_page, set_flags
 from hwpoison.mm.pte import Pte
-from hwpoison.mm.rmap import HPAGE_NR
 from hwpoison.mm.task import Task
 from hwpoison.mm.writeback import filemap_fdatawrite, fsync
 
@@ -26,6 +26,7 @@ PART = 3
 WRITTEN = 16
 """Pages of a folio that one write of 64 KiB makes."""
 FRAMES = 2048
+HPAGE_NR = 1 << HUGE_ORDER
 WRITTEN_MARKS = pg.DIRTY | pg.PRIVATE | pg.WRITEBACK
 """Without any of these it was only read."""
 

@@ -15,7 +15,7 @@ Imports nothing of the model, so that the guest's Python starts quickly.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from hwpoison.scenario.steps import Step, parse_step
 if TYPE_CHECKING:
     from hwpoison.scenario.load import Scenario
 
+HUGE = 512
 ANSWERS = ("observations", "cannot", "again", "failed")
 
 
@@ -39,8 +40,13 @@ class Errand:
     frames: int = 256
 
 
-def to_json(scenarios: Iterable[Scenario]) -> str:
-    """Scenarios for a guest."""
+def to_json(scenarios: Sequence[Scenario]) -> str:
+    """Scenarios for a guest. NotPossible if one wants a machine that there is not."""
+    for scenario in scenarios:
+        if scenario.huge != HUGE:
+            raise NotPossible(
+                f"{scenario.name}: huge = {scenario.huge}: on real machines huge pages have {HUGE}"
+            )
     return json.dumps(
         [
             {"name": s.name, "steps": [step.text() for step in s.steps], "swap": s.swap, "frames": s.frames}

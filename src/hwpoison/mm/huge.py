@@ -9,21 +9,20 @@ from __future__ import annotations
 from hwpoison.abi import pageflags as pg
 
 from .fault import Fault
-from .mmap import TABLE_SHIFT, PageTable, Vma
+from .mmap import PageTable, Vma
 from .page import Page, folio_trylock, folio_unlock, get_page, put_page
 from .page_alloc import OutOfMemory
 from .pte import Pmd
-from .rmap import HPAGE_NR, anon_vma_prepare, folio_add_rmap_pmd, split_huge_pmd
+from .rmap import anon_vma_prepare, folio_add_rmap_pmd, split_huge_pmd
 from .split import cache_references
-
-HPAGE_ORDER = TABLE_SHIFT
 
 
 def huge_fits(vma: Vma, vpn: int) -> bool:
     """Is the area marked for huge pages, and does one fit around this address? (thp_vma_suitable_order())"""
-    first = vpn & -HPAGE_NR
-    aligned = vma.mapping is None or (first - vma.start + vma.pgoff) % HPAGE_NR == 0
-    return vma.huge and aligned and vma.start <= first and first + HPAGE_NR <= vma.end
+    pages = vma.mm.ptrs_per_pte
+    first = vpn & -pages
+    aligned = vma.mapping is None or (first - vma.start + vma.pgoff) % pages == 0
+    return vma.huge and aligned and vma.start <= first and first + pages <= vma.end
 
 
 def do_huge_pmd_anonymous_page(vma: Vma, vpn: int, write: bool) -> Fault | None:
@@ -54,7 +53,7 @@ def do_huge_pmd_anonymous_page(vma: Vma, vpn: int, write: bool) -> Fault | None:
 def new_anon_huge_folio(vma: Vma, vpn: int) -> Page:
     """A new anonymous folio for the huge page around this address, with its reverse map and one reference."""
     anon_vma_prepare(vma)
-    folio = vma.mm.vm.zone.alloc_zeroed(HPAGE_ORDER)
+    folio = vma.mm.vm.zone.alloc_zeroed(vma.mm.vm.pmd_order)
     make_anon_huge(vma, vpn, folio)
     return folio
 
@@ -62,7 +61,7 @@ def new_anon_huge_folio(vma: Vma, vpn: int) -> Page:
 def make_anon_huge(vma: Vma, vpn: int, folio: Page) -> None:
     """Give a fresh folio its reverse map, as the huge page around this address."""
     folio.mapping = anon_vma_prepare(vma)
-    folio.index = vma.index_of(vpn & -HPAGE_NR)
+    folio.index = vma.index_of(vpn & -vma.mm.ptrs_per_pte)
     folio.exclusive = True
     folio.flags |= pg.SWAPBACKED | pg.UPTODATE
     vma.mm.vm.lru.add(folio)
@@ -128,7 +127,7 @@ def map_huge_file(vma: Vma, vpn: int, folio: Page, write: bool) -> Fault | None:
 
     Never one with a bad page in it: that page could not be told from the others at a fault.
     """
-    fits = folio.order == HPAGE_ORDER and huge_fits(vma, vpn) and vma.shared
+    fits = folio.order == vma.mm.vm.pmd_order and huge_fits(vma, vpn) and vma.shared
     if not fits or folio.has_hwpoisoned or not vma.mm.pmd_none(vpn):
         return None
     table = vma.mm.pmd_alloc(vpn)

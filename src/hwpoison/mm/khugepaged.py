@@ -11,20 +11,20 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
 from .fault import Fault
-from .huge import HPAGE_ORDER, make_anon_huge
+from .huge import make_anon_huge
 from .inode import SysError
 from .memory import do_swap_page
 from .mmap import Mm, PageTable, Vma
 from .page import Page, folio_mapcount, folio_trylock, folio_unlock, put_page
 from .page_alloc import OutOfMemory
 from .pte import Entry, Pmd, Pte
-from .rmap import HPAGE_NR, anon_vma_prepare, folio_add_rmap_pmd, page_remove_rmap
+from .rmap import anon_vma_prepare, folio_add_rmap_pmd, page_remove_rmap
 from .split import cache_references
 
 
 def madvise_collapse(mm: Mm, vpn: int) -> None:
     """madvise(2) MADV_COLLAPSE of the 512 pages around an address; raises SysError."""
-    first = vpn & -HPAGE_NR
+    first = vpn & -mm.ptrs_per_pte
     mm.vm.lru.add_drain_all()
     with mm.mmap_lock.read():
         vma, table = _find(mm, first)
@@ -32,7 +32,7 @@ def madvise_collapse(mm: Mm, vpn: int) -> None:
             return
         _scan(vma, first, table)
     try:
-        folio = mm.vm.zone.alloc_zeroed(HPAGE_ORDER)
+        folio = mm.vm.zone.alloc_zeroed(mm.vm.pmd_order)
         with mm.mmap_lock.read():
             _swap_in(first, *_find(mm, first))
     except OutOfMemory:
@@ -53,7 +53,7 @@ def _find(mm: Mm, first: int) -> tuple[Vma, PageTable]:
     vma, table = mm.find_vma(first), mm.table(first)
     if vma is None:
         raise SysError(Errno.ENOMEM, f"nothing is mapped at {first:#x}")
-    if vma.end < first + HPAGE_NR or vma.mapping is not None:
+    if vma.end < first + mm.ptrs_per_pte or vma.mapping is not None:
         raise SysError(Errno.EINVAL, f"no huge page fits at {first:#x}")
     if table is None or not (table.entries or table.huge):
         raise SysError(Errno.EINVAL, f"nothing is mapped at {first:#x}")
@@ -76,7 +76,7 @@ def _scan(vma: Vma, first: int, table: PageTable) -> None:
     """hpage_collapse_scan_pmd(): is there anything in the way? What is not present is seen to later."""
     writable = False
     with table.lock:
-        for vpn in range(first, first + HPAGE_NR):
+        for vpn in range(first, first + vma.mm.ptrs_per_pte):
             entry = table.entries.get(vpn)
             if isinstance(entry, Pte) and _is_data(vma, entry):
                 writable = writable or entry.writable
@@ -95,7 +95,7 @@ def _check(page: Page) -> None:
 
 def _swap_in(first: int, vma: Vma, table: PageTable) -> None:
     """__collapse_huge_page_swapin(): a touch of what is not present; a note of bad memory is the end."""
-    for vpn in range(first, first + HPAGE_NR):
+    for vpn in range(first, first + vma.mm.ptrs_per_pte):
         entry = table.entries.get(vpn)
         if entry is None or isinstance(entry, Pte):
             continue
@@ -116,7 +116,7 @@ def _collapse(vma: Vma, table: PageTable, first: int, folio: Page) -> None:
         with table.lock:
             entries, table.entries = table.entries, {}
         try:
-            for vpn in range(first, first + HPAGE_NR):
+            for vpn in range(first, first + vma.mm.ptrs_per_pte):
                 _isolate(vma, entries.get(vpn), isolated)
         except SysError:
             _put_back(table, entries, isolated)

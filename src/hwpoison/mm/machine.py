@@ -200,6 +200,7 @@ class Machine:
         paths: Paths | None = None,
     ) -> None:
         self.traits = traits
+        self.pmd_order = huge_order  # of what one entry above the page tables maps (HPAGE_PMD_ORDER)
         self.paths = paths or Paths(chooser)
         self.zone = Zone(self, frames, reserved)
         self.lru = Lru(self)
@@ -250,7 +251,7 @@ class Machine:
     def get_huge_zero_folio(self) -> Page:
         """mm_get_huge_zero_folio(): made when first wanted, and kept. May raise OutOfMemory."""
         if self.huge_zero_folio is None:
-            self.huge_zero_folio = self.zone.alloc_zeroed(9)
+            self.huge_zero_folio = self.zone.alloc_zeroed(self.pmd_order)
         return self.huge_zero_folio
 
     def shmem_kernel_file(self, pages: int, fs: str = "tmpfs") -> Inode:

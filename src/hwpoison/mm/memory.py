@@ -27,7 +27,7 @@ from .mmap import Mm, PageTable, Vma, driver_answers_faults, insert_page
 from .page import ZEROS, Page, folio_lock, folio_page, folio_trylock, folio_unlock, get_page, put_page
 from .page_alloc import OutOfMemory
 from .pte import Entry, MarkerPte, MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
-from .rmap import HPAGE_NR, StableNode, new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
+from .rmap import StableNode, new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
 from .shmem import shmem_get_folio
 from .task import Signalled, Task
 from .truncate import mapping_evict_folio, truncate_inode_folio
@@ -369,7 +369,8 @@ def _to_be_mapped(vma: Vma, vpn: int, page: Page, table: PageTable) -> range:
     """The addresses that get an entry: all of the folio on newer kernels, if nothing is there yet."""
     whole = range(vpn - page.offset, vpn - page.offset + page.head.nr_pages)
     wanted = vma.mapping is not None and vma.mapping.fs.name in vma.mm.vm.traits.maps_whole_folio
-    inside = whole[0] // HPAGE_NR == whole[-1] // HPAGE_NR and vma.start <= whole[0] and whole[-1] < vma.end
+    one_table = whole[0] // table.ptrs == whole[-1] // table.ptrs
+    inside = one_table and vma.start <= whole[0] and whole[-1] < vma.end
     if wanted and inside and not any(there in table.entries for there in whole):
         return whole
     return range(vpn, vpn + 1)

@@ -1,7 +1,7 @@
 """Memory of processes: areas, page tables, mmap, munmap, the copy at fork (mm/mmap.c).
 
 All addresses here are page numbers (vpn = byte address >> 12). ``mmap_lock`` protects the list of
-areas; each page table has its own lock for its 512 entries.
+areas; each page table has its own lock for its 512 entries (or what ``Machine.pmd_order`` says).
 """
 
 from __future__ import annotations
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
 FIRST_VPN = 0x7F0000000
 """Where the first area of a process is put; the next ones follow with a hole between them."""
-TABLE_SHIFT = 9
-PTRS_PER_PTE = 1 << TABLE_SHIFT
 
 
 class PageTable:
@@ -51,10 +49,11 @@ class PageTable:
     frame, and the table waits for the day it is split.
     """
 
-    __slots__ = ("deposited", "entries", "huge", "lock", "page")
+    __slots__ = ("deposited", "entries", "huge", "lock", "page", "ptrs")
 
-    def __init__(self, page: Page, lock: Lock) -> None:
+    def __init__(self, page: Page, lock: Lock, ptrs: int) -> None:
         self.page = page
+        self.ptrs = ptrs
         self.lock = lock
         self.entries: dict[int, Entry] = {}
         self.huge: Pmd | MigrationPte | None = None
@@ -64,7 +63,7 @@ class PageTable:
         """What maps this address, at either level."""
         if self.huge is None:
             return self.entries.get(vpn)
-        return self.huge.pte(vpn % PTRS_PER_PTE) if isinstance(self.huge, Pmd) else self.huge
+        return self.huge.pte(vpn % self.ptrs) if isinstance(self.huge, Pmd) else self.huge
 
     def present(self, covered: range) -> list[int]:
         """The addresses in this range that have an entry of their own, in order."""
@@ -117,6 +116,8 @@ class Mm:
         self.vm = vm
         self.paths = vm.paths
         self.name = name
+        self.table_shift = vm.pmd_order
+        self.ptrs_per_pte = 1 << vm.pmd_order
         self.mmap_lock = RwSem(vm.paths, "mmap_lock", name)
         self.vmas: list[Vma] = []
         self.tables: dict[int, PageTable] = {}
@@ -128,7 +129,7 @@ class Mm:
         self.next_vpn = FIRST_VPN
 
     def table(self, vpn: int) -> PageTable | None:
-        return self.tables.get(vpn >> TABLE_SHIFT)
+        return self.tables.get(vpn >> self.table_shift)
 
     def pte_alloc(self, vpn: int) -> PageTable:
         """The page table for an address, made if it is missing."""
@@ -139,22 +140,23 @@ class Mm:
 
     def pmd_alloc(self, vpn: int) -> PageTable:
         """The entry above it, with a table that is not in use yet if there was none."""
-        table = self.tables.get(vpn >> TABLE_SHIFT)
+        table = self.tables.get(vpn >> self.table_shift)
         if table is None:
             page = self.vm.zone.alloc_zeroed()
             page.flags |= pg.PGTABLE
-            table = PageTable(page, Lock(self.paths, "ptl", f"{self.name}:{vpn >> TABLE_SHIFT:x}"))
+            lock = Lock(self.paths, "ptl", f"{self.name}:{vpn >> self.table_shift:x}")
+            table = PageTable(page, lock, self.ptrs_per_pte)
             table.deposited = True
-            self.tables[vpn >> TABLE_SHIFT] = table
+            self.tables[vpn >> self.table_shift] = table
         return table
 
     def pmd_none(self, vpn: int) -> bool:
         """Is there neither a page table for this address nor a huge entry?"""
-        table = self.tables.get(vpn >> TABLE_SHIFT)
+        table = self.tables.get(vpn >> self.table_shift)
         return table is None or (table.deposited and table.huge is None)
 
     def entry(self, vpn: int) -> Entry | None:
-        table = self.tables.get(vpn >> TABLE_SHIFT)
+        table = self.tables.get(vpn >> self.table_shift)
         entry = None if table is None else table.entry(vpn)
         return entry if entry is not None or not self.hugetlb else hugetlb_memory.entry_of(self, vpn)
 
@@ -162,15 +164,15 @@ class Mm:
         """(first address, table) of every large folio that is mapped whole and touches start .. end-1."""
         for number in sorted(self.tables):
             table = self.tables[number]
-            first = number << TABLE_SHIFT
-            if table.huge is not None and first < end and first + PTRS_PER_PTE > start:
+            first = number << self.table_shift
+            if table.huge is not None and first < end and first + self.ptrs_per_pte > start:
                 yield first, table
 
     def tables_between(self, start: int, end: int) -> Iterator[tuple[PageTable, range]]:
         """(table, what it covers of start .. end-1), in order. It is worked through under its lock."""
         for number in sorted(self.tables):
-            first = number << TABLE_SHIFT
-            covered = range(max(start, first), min(end, first + PTRS_PER_PTE))
+            first = number << self.table_shift
+            covered = range(max(start, first), min(end, first + self.ptrs_per_pte))
             if covered:
                 yield self.tables[number], covered
 
@@ -178,7 +180,7 @@ class Mm:
         """Every address in start .. end-1 with an entry of its own, in order. Entries may go meanwhile."""
         for number in sorted(self.tables):
             table = self.tables[number]
-            if (number + 1) << TABLE_SHIFT > start and number << TABLE_SHIFT < end:
+            if (number + 1) << self.table_shift > start and number << self.table_shift < end:
                 for vpn in sorted(vpn for vpn in table.entries if start <= vpn < end):
                     yield vpn, table
 
@@ -216,7 +218,7 @@ def do_mmap(
             pages = -(-pages // h.pages) * h.pages
         start = mm.next_vpn
         if huge:
-            start = -(-start // PTRS_PER_PTE) * PTRS_PER_PTE
+            start = -(-start // mm.ptrs_per_pte) * mm.ptrs_per_pte
         mm.next_vpn = start + pages + 16
         inode = file.inode if file is not None else None
         if inode is None and shared:
@@ -308,7 +310,7 @@ def zap_page_range(vma: Vma, start: int, end: int) -> None:
         with table.lock:
             if table.huge is None:
                 continue
-            if first < start or end < first + PTRS_PER_PTE:
+            if first < start or end < first + mm.ptrs_per_pte:
                 split_huge_pmd(vma, first, table)
                 continue
             zap_huge_pmd(vma, table)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from .machine import Machine
     from .mmap import Mm, PageTable, Vma
 
-HPAGE_NR = 512
-"""Pages of a folio that one entry can map whole (HPAGE_PMD_NR)."""
 TTU_HWPOISON = 1
 """Leave poison entries behind, so that every later touch is stopped."""
 TTU_IGNORE_MLOCK = 2
@@ -259,7 +257,7 @@ def split_huge_pmd(vma: Vma, vpn: int, table: PageTable) -> None:
     if pmd is None:
         return
     folio = pmd.page
-    first = vpn & -HPAGE_NR
+    first = vpn & -vma.mm.ptrs_per_pte
     if isinstance(pmd, MigrationPte):
         table.deposited = vma.mapping is not None
         if vma.mapping is None:
@@ -270,7 +268,7 @@ def split_huge_pmd(vma: Vma, vpn: int, table: PageTable) -> None:
     table.deposited = not (folio.anon or folio is vma.mm.vm.huge_zero_folio)
     if folio is vma.mm.vm.huge_zero_folio:
         zero = vma.mm.vm.zero_page
-        table.entries.update((first + n, Pte(zero, writable=False)) for n in range(HPAGE_NR))
+        table.entries.update((first + n, Pte(zero, writable=False)) for n in range(table.ptrs))
         return
     if pmd.dirty:
         folio_mark_dirty(folio)
@@ -279,9 +277,9 @@ def split_huge_pmd(vma: Vma, vpn: int, table: PageTable) -> None:
         put_page(folio)
         return
     pages = list(folio.pages())
-    folio_ref_add(folio, HPAGE_NR - 1)
+    folio_ref_add(folio, len(pages) - 1)
     atomic_add_each(folio, pages, "mapcount", 1)
-    atomic_add(folio, "large_mapcount", HPAGE_NR)
+    atomic_add(folio, "large_mapcount", len(pages))
     folio_remove_rmap_pmd(folio, vma)
     for number, page in enumerate(pages):
         page.exclusive = folio.exclusive
@@ -393,7 +391,7 @@ def unmap_mapping_range(mapping: AddressSpace, start: int, end: int, *, even_cow
                 with table.lock:
                     if table.huge is None or (table.huge.page.anon and not even_cows):
                         continue
-                    if first <= there and there + HPAGE_NR <= last:
+                    if first <= there and there + table.ptrs <= last:
                         zap_huge_pmd(vma, table)
                     else:
                         split_huge_pmd(vma, there, table)

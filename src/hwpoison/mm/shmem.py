@@ -18,8 +18,6 @@ from .page_alloc import OutOfMemory
 from .rmap import TTU_IGNORE_MLOCK, try_to_unmap
 from .swap import shmem_swapin_folio
 
-HPAGE_ORDER = 9
-
 
 def shmem_get_folio(mapping: AddressSpace, index: int, *, huge: bool = False) -> Page:
     """The folio, locked, with a reference: from the cache, from swap, or new and full of zeros.
@@ -54,12 +52,13 @@ def _find_or_make(mapping: AddressSpace, index: int, *, make: bool, huge: bool =
 
 
 def new_huge_folio(mapping: AddressSpace, index: int) -> Page | None:
-    """A folio of 512 pages in the file around this offset; None if there is no room or no memory for one."""
+    """A folio as large as an entry can map, around this offset; None if there is no room or memory."""
+    order = mapping.vm.pmd_order
     try:
-        folio = mapping.vm.zone.alloc_zeroed(HPAGE_ORDER)
+        folio = mapping.vm.zone.alloc_zeroed(order)
     except OutOfMemory:
         return None
-    if filemap_add_folio(mapping, folio, index >> HPAGE_ORDER << HPAGE_ORDER):
+    if filemap_add_folio(mapping, folio, index >> order << order):
         return folio
     put_page(folio)
     return None

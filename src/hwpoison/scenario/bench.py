@@ -18,7 +18,7 @@ from hwpoison.mm.pte import Pte
 from hwpoison.mm.task import Task
 
 from .census import Census
-from .load import Scenario
+from .load import HUGE, Scenario
 from .steps import Step
 
 T = TypeVar("T")
@@ -44,9 +44,11 @@ class Bench:
     ) -> None:
         self.scenario = scenario
         self.profile = profile
+        small = {} if scenario.huge == HUGE else {"huge_order": scenario.huge.bit_length() - 1}
         self.vm = Machine(
             frames=scenario.frames,
             swap_slots=scenario.swap,
+            **small,
             traits=profile.traits,
             chooser=chooser,
             paths=paths,

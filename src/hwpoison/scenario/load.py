@@ -26,7 +26,8 @@ with the label of its path. Whoever can only run one thing after the other runs 
     end
 
 A file with one scenario may leave the ``[[scenario]]`` line out. ``swap`` is the number of swap slots,
-``frames`` the memory; ``breaks`` lists the promises known to be broken, by the name of the deviation.
+``frames`` the memory; ``huge`` the pages of a huge page, which on any real machine are 512; ``breaks`` lists
+the promises known to be broken, by the name of the deviation.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ from hwpoison.failure.profiles import NEWEST, PROFILES, PROPOSED
 from .races import FILE, race_texts
 from .steps import Step, StepError, parse_expectation, parse_step
 
-KEYS = ("name", "title", "source", "steps", "swap", "frames", "breaks")
+KEYS = ("name", "title", "source", "steps", "swap", "frames", "huge", "breaks")
+HUGE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Scenario:
     source: str = ""
     swap: int = 0
     frames: int = 256
+    huge: int = HUGE
     breaks: dict[str, frozenset[str]] = field(default_factory=dict)
     origin: str = ""
 
@@ -132,11 +135,13 @@ def _scenario(table: dict[str, object], origin: str, start: int) -> Scenario:
         if not isinstance(table.get(key, ""), str):
             raise wrong(f"{key!r} = {table[key]!r} is not a text")
     numbers = {}
-    for key, default, least in (("swap", 0, 0), ("frames", 256, 8)):
+    for key, default, least in (("swap", 0, 0), ("frames", 256, 8), ("huge", HUGE, 4)):
         value = table.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1 << 20:
             raise wrong(f"{key} = {value!r}: expected a number of pages from {least} to {1 << 20}")
         numbers[key] = value
+    if numbers["huge"] & (numbers["huge"] - 1):
+        raise wrong(f"huge = {numbers['huge']}: expected a power of two")
     try:
         breaks = _breaks(table.get("breaks", []))
     except WrongUse as error:
@@ -148,6 +153,7 @@ def _scenario(table: dict[str, object], origin: str, start: int) -> Scenario:
         source=str(table.get("source", "")),
         swap=numbers["swap"],
         frames=numbers["frames"],
+        huge=numbers["huge"],
         breaks=breaks,
         origin=origin,
     )

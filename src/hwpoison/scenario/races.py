@@ -39,6 +39,7 @@ def _race(victim: dict[str, Any], rival: dict[str, str], weaknesses: list[dict[s
         f"breaks = {breaks!r}",
         "swap = 4",
         f"frames = {victim.get('frames', 64)}",
+        f"huge = {victim.get('huge', 512)}",
         "steps = '''",
         *victim["steps"].strip().splitlines(),
         *before.strip().splitlines(),
