@@ -16,6 +16,9 @@ import gc
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from statistics import median
 
@@ -32,6 +35,7 @@ from hwpoison.scenario.load import races
 GOAL_PER_SECOND = 10_000
 RACES = ("forked+store", "ext4-dirty+fsync", "ext4-clean+load", "tmpfs+read")
 BATCH = 100
+SLOWEST = 15
 
 
 def speed(name: str, budget: int) -> None:
@@ -131,19 +135,52 @@ def fuzz(programs: int) -> int:
     return int(bool(different))
 
 
-def all_races(budget: int) -> int:
-    """Exhaust every race of the catalogue."""
-    start, executions, bad = time.process_time(), 0, 0
-    for name, scenario in races().items():
-        explorer = Explorer(Race(scenario))
-        with explorer.open():
-            result = Search(explorer, budget).run("auto")
-        executions += result.executions
-        if result.status is not Status.EXHAUSTED:
-            bad += 1
-            print(f"{name}: {result.status.value} {[found.failure.text for found in result.failures]}")
+@dataclass(frozen=True, slots=True)
+class Explored:
+    """What became of one race. ``seconds``: of its own process."""
+
+    name: str
+    status: Status
+    executions: int
+    orders: int
+    seconds: float
+    failures: tuple[str, ...]
+
+
+def explore_race(name: str, budget: int) -> Explored:
+    """Every order of one race."""
+    start = time.process_time()
+    explorer = Explorer(Race(races()[name]))
+    with explorer.open():
+        result = Search(explorer, budget).run("auto")
     seconds = time.process_time() - start
-    print(f"{len(races())} races, {bad} not exhausted, {executions:,} executions, {seconds:,.0f} s")
+    failures = tuple(found.failure.text for found in result.failures)
+    return Explored(name, result.status, result.executions, result.orders, seconds, failures)
+
+
+def all_races(pattern: str, budget: int, jobs: int) -> int:
+    """Exhaust every race of the catalogue whose name fits, in so many processes."""
+    names = [name for name in races() if fnmatch(name, pattern)]
+    start, found = time.monotonic(), []
+    with ProcessPoolExecutor(jobs, max_tasks_per_child=20) as pool:
+        for done in as_completed(pool.submit(explore_race, name, budget) for name in names):
+            race = done.result()
+            found.append(race)
+            print(f"{len(found)} of {len(names)}: {race.name}", end="\r", file=sys.stderr, flush=True)
+            if race.status is not Status.EXHAUSTED:
+                print(
+                    f"{race.name}: {race.status.value} after {race.executions:,} {race.failures}", flush=True
+                )
+    elapsed = time.monotonic() - start
+    found.sort(key=lambda race: -race.seconds)
+    for race in found[:SLOWEST]:
+        print(f"  {race.name}: {race.orders:,} orders, {race.executions:,} executions, {race.seconds:,.0f} s")
+    bad = sum(race.status is not Status.EXHAUSTED for race in found)
+    print(
+        f"{len(found)} races, {bad} not exhausted, {sum(race.orders for race in found):,} orders in "
+        f"{sum(race.executions for race in found):,} executions; {elapsed:,.0f} s with {jobs} processes, "
+        f"{sum(race.seconds for race in found):,.0f} s of processor time"
+    )
     return int(bool(bad))
 
 
@@ -163,14 +200,15 @@ def finds(seeds: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--fuzz", type=int, metavar="PROGRAMS")
-    parser.add_argument("--races", action="store_true")
+    parser.add_argument("--races", nargs="?", const="*", metavar="PATTERN")
+    parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--finds", action="store_true")
     parser.add_argument("--budget", type=int, default=300_000)
     options = parser.parse_args()
     if options.fuzz:
         return fuzz(options.fuzz)
     if options.races:
-        return all_races(options.budget)
+        return all_races(options.races, options.budget, options.jobs)
     if options.finds:
         finds(31)
         return 0
