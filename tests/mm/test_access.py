@@ -77,6 +77,15 @@ def test_a_call_over_several_pages_ends_at_the_first_that_is_lost(
     assert access.writev(file, 0, task, vma.start, 2) == come
 
 
+def test_what_read_has_copied_to_memory_is_known_to_be_dirty_by_the_page_table_alone(vm: Machine) -> None:
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 1)
+    access.readv(File(vm.create("data", "ext4", 1), "fd"), 0, task, vma.start, 1)
+    entry = task.alive_mm().entry(vma.start)
+    assert isinstance(entry, Pte)
+    assert (entry.dirty, bool(entry.page.flags & pg.DIRTY)) == (True, False)
+
+
 def test_a_call_that_can_move_nothing_says_so(vm: Machine) -> None:
     task, vma = two_pages(vm, bad=0)
     file = File(vm.create("data", "ext4", 2), "fd")
@@ -143,6 +152,14 @@ def test_a_page_of_a_file_goes_through_a_pipe(vm: Machine) -> None:
     file = File(vm.create("data", "ext4", 1), "fd")
     assert access.splice(file, 0) == "data:0:old"
     assert access.splice(file, 1) == ""
+
+
+def test_each_page_of_a_large_folio_goes_through_a_pipe_as_itself(vm: Machine) -> None:
+    file = File(vm.create("data", "ext4", 2), "fd")
+    vm.write(file, 0, "a", 2)
+    vm.write(file, 1, "b")
+    assert file.inode.mapping.pages[1].head is file.inode.mapping.pages[0]
+    assert [access.splice(file, index) for index in range(2)] == ["a", "b"]
 
 
 def test_a_bad_page_of_tmpfs_does_not(vm: Machine) -> None:

@@ -115,6 +115,7 @@ def test_a_free_page_is_dissolved_into_ordinary_ones(vm: Machine, h: Hstate) -> 
     page = h.free_list[0]
     assert vm.hugetlb.dissolve_free_huge_page(frames_of(page)[1]) == 0
     assert counters(h) == (0, 0, 0, 0)
+    vm.zone.drain_all_pages()
     assert all(vm.zone.is_free_buddy_page(frame) for frame in range(page.pfn, page.pfn + 4))
 
 
@@ -184,6 +185,7 @@ def test_a_gigantic_page_is_demoted_into_huge_ones(vm: Machine, h: Hstate) -> No
     assert (counters(big), counters(h)) == ((0, 0, 0, 0), (4, 4, 0, 0))
     assert sorted(page.pfn for page in h.free_list) == list(range(start, start + 16, 4))
     vm.hugetlb.set_max_huge_pages(h, 0)
+    vm.zone.drain_all_pages()
     assert vm.zone.free_block_of(start + 5) is not None
 
 

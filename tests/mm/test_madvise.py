@@ -89,6 +89,14 @@ def test_a_marker_needs_an_empty_place(vm: Machine) -> None:
     assert refusal.value.errno is Errno.EEXIST
 
 
+def test_a_segment_of_system_v_takes_no_marker(vm: Machine) -> None:
+    task = vm.new_task("app")
+    vma = do_mmap(task.alive_mm(), 1, file=File(vm.create("segment", "sysv", 1), "fd"), shared=True)
+    with pytest.raises(SysError) as refusal:
+        uffd_poison(task.alive_mm(), vma.start)
+    assert refusal.value.errno is Errno.EINVAL
+
+
 def test_kernels_before_6_6_do_not_know_markers(machine: Callable[..., Machine]) -> None:
     task, vma = written(machine(traits=Traits(knows_poison_markers=False)))
     with pytest.raises(SysError) as refusal:

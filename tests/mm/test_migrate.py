@@ -25,6 +25,7 @@ from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import Vma, do_mmap, munmap
 from hwpoison.mm.page import Page, get_page, put_page
 from hwpoison.mm.pte import MigrationPte, PoisonPte, Pte
+from hwpoison.mm.rmap import folio_mkclean
 from hwpoison.mm.task import Task
 from hwpoison.mm.vmscan import reclaim_folio
 from hwpoison.mm.writeback import fsync
@@ -187,6 +188,15 @@ def test_a_page_that_everybody_let_go_of_meanwhile_needs_no_moving(vm: Machine, 
 # What stays.
 
 
+def test_a_pinned_page_that_was_to_be_moved_is_dirty_by_its_entry(vm: Machine, task: Task) -> None:
+    vma = anonymous(task)
+    page = pin_user_page(task, vma.start)
+    assert not page.flags & pg.DIRTY
+    move(task, vma)
+    assert page.flags & pg.DIRTY
+    unpin_user_page(page)
+
+
 def test_a_pinned_page_stays_where_the_device_has_it(vm: Machine, task: Task) -> None:
     vma = anonymous(task)
     page = pin_user_page(task, vma.start)
@@ -270,6 +280,7 @@ def test_older_kernels_write_a_dirty_page_out_to_be_able_to_move_it(
     moved = move(task, vma) == 0
     assert moved == traits.migration_writes_dirty_pages == (file.inode.blocks[0] == "new")
     assert (mapped(task, vma.start) is not page) == moved
+    assert folio_mkclean(mapped(task, vma.start)) == bool(file.inode.blocks[0] == "new" or not moved)
     assert load(task, vma.start) == "new"
     fsync(file)
     assert file.inode.blocks[0] == "new"

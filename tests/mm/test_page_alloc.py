@@ -237,9 +237,17 @@ def test_a_compound_page_is_its_head_and_comes_back_whole(vm: Machine) -> None:
     assert tail.head is page
     assert page.flags & pg.COMPOUND_HEAD
     put_page(tail)
+    vm.zone.drain_all_pages()
     assert vm.zone.free_block_of(tail.pfn) is not None
     assert tail.head is tail
     assert not page.flags
+
+
+def test_a_block_that_was_freed_goes_to_who_asks_for_as_much_next(vm: Machine) -> None:
+    block = vm.zone.alloc_pages(1)
+    put_page(block)
+    assert vm.zone.alloc_pages().pfn not in (block.pfn, block.pfn + 1)
+    assert vm.zone.alloc_pages(1) is block
 
 
 def test_a_frame_that_does_not_exist_has_no_page(vm: Machine) -> None:

@@ -33,7 +33,7 @@ from .app import INTERRUPTED
 from .contrast import cell, chosen_kernels, contrasts, fitting_profile, known_to_differ
 from .ending import ended_by_sigterm
 
-IN_A_BOOT = 100
+IN_A_BOOT = 250  # a boot, and making each file system for the first time, cost as much as thirty scenarios
 SORTS = 6  # of differences that are made short, for each kernel
 FOLDER = Path("hwpoison-fuzz")
 

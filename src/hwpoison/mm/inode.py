@@ -42,12 +42,14 @@ class FileSystem:
     )
     state: bool = False  # PG_private with the state of each block, on large folios not written whole
     swap_backed: bool = False
+    userfault: bool = False  # its mappings can be asked to fault in user space (vma_can_userfault())
     huge: bool = False  # of huge pages (hugetlbfs)
     min_order: int = 0  # of its folios (mapping_set_folio_min_order()): its blocks are so large
     unevictable: bool = False  # its pages never leave memory (mapping_set_unevictable())
     punch_hole: bool = True  # fallocate(2) can make a hole
     punch_writes: bool = False  # and writes what is there first, which may tell of an earlier error
     iomap: bool = False  # O_DIRECT by fs/iomap/direct-io.c
+    flushes_fallback: bool = False  # a direct write that went through the cache is written out at once
     flushed_at_close: bool = False  # nobody has it open any more: its pages are written, and go
     sparse: bool = True  # a file may grow without its pages; else they are filled with zeros
     hidden: bool = False  # not even the kernel may look at its pages (mm/secretmem.c)
@@ -56,7 +58,7 @@ class FileSystem:
 FILE_SYSTEMS: dict[str, FileSystem] = {
     row.name: row
     for row in (
-        FileSystem("ext4", "truncate", True, buffers=True, iomap=True),
+        FileSystem("ext4", "truncate", True, buffers=True, iomap=True, flushes_fallback=True),
         FileSystem("ext2", "truncate", True, buffers=True),
         FileSystem("xfs", "truncate", True, punch_writes=True, grows_by_writing=True, state=True, iomap=True),
         FileSystem("btrfs", "truncate", True),
@@ -64,11 +66,11 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("vfat", None, True, buffers=True, punch_hole=False, sparse=False),
         FileSystem("f2fs", None, True),
         FileSystem("fuse", None, True),
-        FileSystem("tmpfs", "keep", False, swap_backed=True),
+        FileSystem("tmpfs", "keep", False, swap_backed=True, userfault=True),
         FileSystem("hugetlbfs", "keep", False, huge=True),
         FileSystem("ramfs", None, False, punch_hole=False, unevictable=True),
         FileSystem("sysv", "keep", False, swap_backed=True),
-        FileSystem("memfd", "keep", False, swap_backed=True),
+        FileSystem("memfd", "keep", False, swap_backed=True, userfault=True),
         FileSystem("secret", None, False, punch_hole=False, unevictable=True, hidden=True),
     )
 }

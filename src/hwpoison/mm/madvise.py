@@ -59,7 +59,7 @@ def uffd_poison(mm: Mm, vpn: int) -> None:
     if not mm.vm.traits.knows_poison_markers:
         raise SysError(Errno.EINVAL, "this kernel does not know the feature")
     vma = mm.find_vma(vpn)
-    if vma is None or vma.driver is not None or (vma.mapping is not None and not vma.mapping.fs.swap_backed):
+    if vma is None or vma.driver is not None or (vma.mapping is not None and not vma.mapping.fs.userfault):
         raise SysError(Errno.EINVAL, f"{vpn:#x} is neither anonymous memory nor that of tmpfs")
     if vma.mapping is not None and vma.index_of(vpn) >= vma.mapping.host.size:
         raise SysError(Errno.EFAULT, f"{vpn:#x} is beyond the end of its file")

@@ -59,6 +59,19 @@ def access(task: Task, vpn: int, data: str | None) -> str:
             return _use(entry, data)
 
 
+def user_entry(task: Task, vpn: int, *, write: bool) -> Pte:
+    """The entry by which the kernel copies to or from user memory (copy_to_user()); SysError EFAULT."""
+    while True:
+        entry = _translate(task.alive_mm(), vpn, write)
+        if entry is not None:
+            entry.young = True
+            entry.dirty = entry.dirty or write
+            return entry
+        result = handle_mm_fault(task, vpn, write=write)
+        if result not in (Fault.DONE, Fault.RETRY):
+            raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: {result.value}")
+
+
 def _translate(mm: Mm, vpn: int, write: bool) -> Pte | None:
     """The entry if the processor can use it for this access."""
     entry = mm.entry(vpn)

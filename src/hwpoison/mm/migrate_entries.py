@@ -42,10 +42,10 @@ def try_to_migrate(folio: Page, *, split: bool = False) -> None:
 
     def replace(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> bool:
         page = entry.page
-        if page.anon and page.exclusive and page.maybe_dma_pinned:
-            return False  # page_try_share_anon_rmap(): the device would write to what the process left
         if entry.dirty:
             folio_mark_dirty(folio)
+        if page.anon and page.exclusive and page.maybe_dma_pinned:
+            return False  # page_try_share_anon_rmap(): the device would write to what the process left
         if page.flags & pg.HWPOISON:
             note: Entry = PoisonPte(page.pfn, file=not page.anon)
         else:

@@ -23,6 +23,8 @@ MAGIC_HWPOISON = "taken off the buddy lists because it is bad"
 """page.private of a page removed by take_page_off_buddy() (mm/internal.h)."""
 PCP_HIGH = 32
 """Pages on one CPU's list before half of them go back to the buddy lists."""
+PCP_ORDERS = (0, 1, 2, 3, 9)
+"""Blocks of these orders stay on a CPU's lists: only who asks for as much gets them (pcp_allowed_order())."""
 
 
 class OutOfMemory(Exception):
@@ -42,6 +44,9 @@ class Zone:
         self.pcp_lock = Lock(vm.paths, "pcp_lock")
         self.pcp_batch_high_lock = Lock(vm.paths, "pcp_batch_high_lock")
         self.pcp: dict[int, list[Page]] = {}  # cpu → pages, last freed first out
+        self.pcp_blocks: dict[
+            tuple[int, int], list[Page]
+        ] = {}  # the same of blocks: (cpu, order) → first pages
         self.pcp_disabled = 0
         self.offline: set[int] = set()  # frames that were taken out of the machine
         self.refused: list[int] = []  # bad frames that were about to be handed out
@@ -136,7 +141,7 @@ class Zone:
 
         ``frozen``: without a reference, so that nobody else can take one (alloc_frozen_pages())."""
         while True:
-            page = self._take_from_pcp() if order == 0 else None
+            page = self._take_from_pcp(order)
             if page is None:
                 page = self._take_from_buddy(order)
             if self._check_new_pages(page, order):
@@ -155,9 +160,12 @@ class Zone:
             page.content = ZEROS
         return folio
 
-    def _take_from_pcp(self) -> Page | None:
+    def _take_from_pcp(self, order: int) -> Page | None:
+        if order not in PCP_ORDERS:
+            return None
+        cpu = self.vm.paths.current.cpu
         with self.pcp_lock:
-            pages = self.pcp.get(self.vm.paths.current.cpu)
+            pages = self.pcp_blocks.get((cpu, order)) if order else self.pcp.get(cpu)
             return pages.pop() if pages else None
 
     def _take_from_buddy(self, order: int) -> Page:
@@ -170,7 +178,7 @@ class Zone:
                         size -= 1
                         self.free_area[size][start + (1 << size)] = None
                     return self.page(start)
-        if self.pcp:
+        if self.pcp or self.pcp_blocks:
             self.drain_all_pages()
             if any(self.free_area[order:]):
                 return self._take_from_buddy(order)
@@ -191,7 +199,8 @@ class Zone:
     def free_pages(self, page: Page, order: int = 0) -> None:
         """The last reference is gone. A bad single page stays out of the lists for ever.
 
-        One that is bad within a larger block goes back with it: nobody looks at the parts.
+        One that is bad within a larger block goes back with it: nobody looks at the parts. Who asks for
+        as much next gets it.
         """
         for part in page.pages() if order else (page,):
             _free_page_prepare(part)
@@ -199,17 +208,21 @@ class Zone:
         page.has_hwpoisoned = False
         if order == 0 and page.flags & pg.HWPOISON:
             return
-        if order == 0 and self._free_to_pcp(page):
+        if order in PCP_ORDERS and self._free_to_pcp(page, order):
             return
         with self.lock:
             self._free_block(page.pfn, order)
 
-    def _free_to_pcp(self, page: Page) -> bool:
+    def _free_to_pcp(self, page: Page, order: int) -> bool:
         """Onto this CPU's list, unless the lists are off; whether it was put there."""
+        cpu = self.vm.paths.current.cpu
         with self.pcp_lock:
             if self.pcp_disabled:
                 return False
-            pages = self.pcp.setdefault(self.vm.paths.current.cpu, [])
+            if order:
+                self.pcp_blocks.setdefault((cpu, order), []).append(page)
+                return True
+            pages = self.pcp.setdefault(cpu, [])
             pages.append(page)
             if len(pages) > PCP_HIGH:
                 with self.lock:
@@ -231,13 +244,17 @@ class Zone:
 
     def drain_all_pages(self) -> None:
         """Give the pages of all per-CPU lists back to the free lists."""
-        if not self.pcp:
+        if not self.pcp and not self.pcp_blocks:
             return
         with self.pcp_lock, self.lock:
             for pages in self.pcp.values():
                 for page in pages:
                     self._free_block(page.pfn, 0)
+            for (_cpu, order), blocks in self.pcp_blocks.items():
+                for block in blocks:
+                    self._free_block(block.pfn, order)
             self.pcp.clear()
+            self.pcp_blocks.clear()
 
     @contextmanager
     def pcp_lists_disabled(self) -> Iterator[None]:
@@ -255,6 +272,9 @@ class Zone:
                 yield from range(start, start + (1 << order))
         for pages in self.pcp.values():
             yield from (page.pfn for page in pages)
+        for (_cpu, order), heads in self.pcp_blocks.items():
+            for head in heads:
+                yield from range(head.pfn, head.pfn + (1 << order))
 
 
 def _free_page_prepare(page: Page) -> None:

@@ -299,20 +299,23 @@ def zap_huge_pmd(vma: Vma, table: PageTable) -> None:
 
 
 def folio_mkclean(page: Page) -> bool:
-    """Write-protect and clean every entry of a file page; whether one of them was dirty."""
+    """Write-protect and clean every entry of a file page; whether one of them was dirty, or could become so.
+
+    A migration that has written the page leaves entries that are clean and writable (seen on 6.1).
+    """
     found = False
 
     def clean(vma: Vma, _vpn: int, _table: PageTable, entry: Pte) -> bool:
         nonlocal found
         if vma.shared:
-            found = found or entry.dirty
+            found = found or entry.dirty or entry.writable
             entry.dirty = entry.writable = False
         return True
 
     def clean_all(_vma: Vma, _vpn: int, table: PageTable) -> None:
         nonlocal found
         if isinstance(table.huge, Pmd):
-            found = found or table.huge.dirty
+            found = found or table.huge.dirty or table.huge.writable
             table.huge.dirty = table.huge.writable = False
 
     if page.mapped:

@@ -127,6 +127,7 @@ LIMITED = [
     ("truncate d pages=1", "", "file d fs=bdev"),
     ("punch d:0", "", "file d fs=bdev"),
     ("read dd:1", "", "file d fs=bdev\nopen dd file=d"),
+    ("readv dd:1 into=m:0 pages=1", "", "file d fs=bdev\nopen dd file=d"),
     ("map x task=A file=dd pages=2", "", "file d fs=bdev\nopen dd file=d"),
     ("fsync fd", "", "disk fail"),
     ("msync s", "", "disk fail"),
@@ -142,8 +143,15 @@ LIMITED = [
     ("marker t:1", "frames = 4096", "map t task=A pages=512 huge=yes\nstore t:1 data=x"),
     ("file x", "", "disk hold"),
     ("inject n via=debugfs", "", "frame n kind=free\nload m:0"),
+    ("inject n via=sysfs", "", "note m:0 as=n\nmigrate m:0\nload m:0"),
     ("map x task=A frame=n", "", "frame n kind=slab"),
     ("unpoison n", "", "frame n kind=slab\ninject n via=debugfs"),
+    (
+        "unpoison m:0",
+        "",
+        "inject m:0 via=sysfs\nunpoison m:0\nmap q task=A\nstore q:0 data=b\ninject q:0 via=sysfs",
+    ),
+    ("inject m:0 task=T via=madvise", "", "thread A as=T"),
     ("exec T", "", "thread A as=T"),
 ]
 SET_UP = """

@@ -188,10 +188,11 @@ class Bench:
     def note(self, step: Step, pfn: int) -> None:
         """This frame is the page; if it is a file's, the file has it, even where it is mapped privately.
 
-        One of the swap cache that has been moved is the one that waits for its slot from now on.
+        One of the swap cache that has been moved is the one that waits for its slot from now on. If the
+        other is there still, it is the page of another process at this address.
         """
         old = self.known.get(self.key(step))
-        if old not in (None, pfn) and frames.flags(pfn) & pg.SWAPCACHE:
+        if old not in (None, pfn) and ~frames.flags(old or 0) & frames.flags(pfn) & pg.SWAPCACHE:
             self.slots.update({slot: pfn for slot, frame in self.slots.items() if frame == old})
         self.known[self.key(step)] = pfn
         area = self.areas.get(step.subject)

@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import os
 import re
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,12 @@ def make(kind: str, name: str, pages: int) -> Made:
 
 
 def _segment(pages: int) -> Made:
-    """Destroyed with its last user: we hold it by a mapping, through which it can be opened as a file."""
+    """Destroyed with its last user: we hold it by a mapping, through which it can be opened as a file.
+
+    An error there may be told to us early, as to anybody who maps it, and is not to end us. A handler, not
+    SIG_IGN: a program that we start has the default action again.
+    """
+    signal.signal(signal.SIGBUS, lambda _number, _frame: None)
     number = nr.call(nr.SHMGET, 0, pages * PAGE, IPC_CREAT_RW)
     address = libc.shmat(number, None, 0)
     nr.call(nr.SHMCTL, number, IPC_RMID, 0)

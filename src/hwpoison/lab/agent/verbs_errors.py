@@ -19,7 +19,7 @@ from .bench import Bench, KernelFrame, named
 from .disks import modules
 from .files import File, cached, on_disk
 from .injection import WAYS, soft_offline, unpoison_pfn
-from .problems import CannotSetUp, EndedEarly, NeedsFreshBoot
+from .problems import CannotSetUp, NeedsFreshBoot
 from .quiet import write_once
 from .remote import DATA, Remote
 from .syscalls import PAGE
@@ -108,14 +108,15 @@ class ErrorVerbs(Bench):
             self._soft_offline(step)
 
     def _soft_offline(self, step: Step) -> None:
-        """One that waits in the swap cache is moved, and waits in another frame then."""
-        slot = None if step.subject not in self.areas else frames.swap_slot(self.word(step))
-        before = {} if slot is None else frames.snapshot()
+        """A page that has a slot of swap is moved, and waits for those who know the slot in another frame."""
+        pfn = self.pfn(step)
+        slots = [slot for slot, frame in self.slots.items() if frame == pfn]
+        before = frames.snapshot() if slots else {}
         self._by_frame(step, soft_offline)
-        if slot is not None and not frames.flags(self.slots.get(slot, 0)) & pg.SWAPCACHE:
+        if slots and not frames.flags(pfn) & pg.SWAPCACHE:
             new = frames.newly(pg.SWAPCACHE, before)
             if len(new) == 1:
-                self.slots[slot] = new[0]
+                self.slots.update(dict.fromkeys(slots, new[0]))
 
     def _by_frame(self, step: Step, way: Callable[[Remote, int], int]) -> None:
         pfn = self.struck[self.key(step)] = self.pfn(step)
@@ -198,7 +199,7 @@ class ErrorVerbs(Bench):
             return {"cached": "no"}
         pfn = self.file_frame(file, index)
         if pfn is None:
-            raise EndedEarly(f"page {index} of {file.name} is in the page cache but cannot be touched")
+            raise CannotSetUp(f"the frame of a page of {file.name} is not known, and it cannot be touched")
         flags = frames.flags(frames.head_of(pfn))  # 6.1 shows a tail's own word, which is almost empty
         return {
             "cached": "yes",

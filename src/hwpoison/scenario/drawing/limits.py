@@ -14,7 +14,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
 from hwpoison.abi.records import StoryStep
 from hwpoison.abi.results import MfResult
-from hwpoison.mm.inode import FILE_SYSTEMS, Inode
+from hwpoison.mm.inode import FILE_SYSTEMS
 from hwpoison.mm.page import Page
 from hwpoison.mm.pte import Pte
 from hwpoison.scenario.census import last_event
@@ -172,21 +172,16 @@ def _others_cached(model: Model, step: Step) -> bool:
     )
 
 
-def _file(model: Model, step: Step) -> Inode | None:
-    if step.verb in ("read", "write"):
-        file = model.open_files.get(step.subject)
-        return file.inode if file is not None else None
-    return model.files.get(step.subject)
-
-
 def _resizes_device(model: Model, step: Step) -> bool:
-    inode = _file(model, step)
+    inode = model.files.get(step.subject)
     return inode is not None and inode.fs.name == "bdev"
 
 
 def _beyond_device(model: Model, step: Step) -> bool:
-    inode = _file(model, step)
-    return inode is not None and inode.fs.name == "bdev" and step.page >= inode.size
+    file, pages = model.open_files.get(step.subject), int(step.get("pages") or 1)
+    if file is None or file.inode.fs.name != "bdev":
+        return False
+    return step.page + pages > file.inode.size
 
 
 def _maps_past_device(model: Model, step: Step) -> bool:
@@ -216,11 +211,17 @@ def _made_while_held(model: Model, step: Step) -> bool:
 
 
 def _frame_was_free(model: Model, step: Step) -> bool:
+    """A free frame, or that of a page that is no more: only the step that looks for it knows that."""
     pfn = model.frames.get(step.subject)
     named = _named_frame(model, step.subject)
-    if pfn is None or named is None or "kind=free" not in named.step:
+    if (
+        pfn is None
+        or not model.vm.zone.online(pfn)
+        or (named is not None and named.number == len(model.told))
+    ):
         return False
-    return named.number != len(model.told) and not model.vm.zone.page(pfn).flags & pg.HWPOISON
+    page = model.vm.zone.page(pfn)
+    return page.refcount == 0 and not page.flags & pg.HWPOISON
 
 
 def _maps_kernel_memory(model: Model, step: Step) -> bool:
@@ -247,6 +248,24 @@ def _frees_under_owner(model: Model, step: Step) -> bool:
     return event is not None and event.result is MfResult.IGNORED
 
 
+def _reused(model: Model, step: Step) -> bool:
+    """Is the frame that was bad there good again, and perhaps somebody else's, who may be struck too?"""
+    pfn = model.struck.get(model.key(step))
+    if step.subject in model.frames or pfn is None or not model.vm.zone.online(pfn):
+        return False
+    others = [other for key, other in model.struck.items() if key != model.key(step)]
+    return pfn in others or (bool(others) and not model.vm.zone.page(pfn).flags & pg.HWPOISON)
+
+
+def _dies_with_others(model: Model, step: Step) -> bool:
+    """A call of a thread that may be killed by a signal to another one (seen on 6.1, now and then)."""
+    if step.get("via") != "madvise":
+        return False
+    task, _vpn = model.address(step)
+    others = (t for t in model.tasks.values() if t.leader is task.leader and t is not task and not t.exited)
+    return task.leader.sigbus == "default" and any(others)
+
+
 LIMITS: tuple[Limit, ...] = (
     Limit(
         "MADV_PAGEOUT leaves pages alone that are not mapped there, or more than once",
@@ -257,7 +276,11 @@ LIMITS: tuple[Limit, ...] = (
     Limit("io_uring does not pin pages of files that may be written back", ("pin",), _pins_file),
     Limit("the lab drops the pages of all files at once, a step those of one", ("drop",), _others_cached),
     Limit("a disk has no size to change and no holes", ("truncate", "punch"), _resizes_device),
-    Limit("a disk is larger than the pages that a scenario names", ("read", "write"), _beyond_device),
+    Limit(
+        "a disk is larger than the pages that a scenario names",
+        ("read", "write", "readv", "writev"),
+        _beyond_device,
+    ),
     Limit("a disk is larger than the pages that a scenario names", ("map",), _maps_past_device),
     Limit(
         "a file system whose journal cannot be written stops altogether",
@@ -292,6 +315,12 @@ LIMITS: tuple[Limit, ...] = (
     Limit("a free frame may be in use after any further step", ("inject", "soft-offline"), _frame_was_free),
     Limit("only memory of drivers can be mapped without harm", ("map",), _maps_kernel_memory),
     Limit("after Ignored it would free the page under its owner", ("unpoison",), _frees_under_owner),
+    Limit(
+        "a call may return or not, if a signal to another thread ends its process",
+        ("inject", "soft-offline"),
+        _dies_with_others,
+    ),
+    Limit("which page has a frame next that was made good is the allocator's affair", ("unpoison",), _reused),
     Limit("a thread that calls execve takes over its leader's identity", ("exec",), _executes_in_thread),
 )
 
