@@ -77,7 +77,7 @@ def only_mapped(vm: Machine, page: Page) -> Iterator[Broken]:
         yield Broken(1, f"{page}, taken out of use, is mapped at {page_users(vm, page)}")
 
 
-def no_list(zone: Zone, page: Page) -> bool:
+def no_list(zone: Zone, page: Page, order: int) -> bool:
     """The lists of single processors are off: whoever allocates next gets the page."""
     return False
 
