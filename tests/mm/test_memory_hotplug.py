@@ -20,6 +20,7 @@ from hwpoison.mm.memory import load, store
 from hwpoison.mm.memory_hotplug import offline_pages, online_pages
 from hwpoison.mm.mmap import Vma, do_mmap
 from hwpoison.mm.page import Page
+from hwpoison.mm.page_alloc import OutOfMemory
 from hwpoison.mm.pte import PoisonPte, Pte
 from hwpoison.mm.task import Task
 
@@ -122,3 +123,21 @@ def test_a_bad_page_that_is_still_mapped_is_taken_away(vm: Machine, task: Task) 
     assert offline_pages(vm, *around(page)) == 0
     assert task.alive_mm().entry(vma.start) == PoisonPte(page.pfn)
     assert not page.flags & pg.LRU
+
+
+def test_a_frame_that_is_struck_while_its_block_is_isolated_does_not_come_back(vm: Machine) -> None:
+    """An isolated frame is free, so the handler can take it, also from a removal that fails then."""
+    handler = MemoryFailure(vm)
+    vm.zone.isolate(128, 192)
+    assert vm.zone.is_free_buddy_page(130)
+    assert hard_offline_page(handler, 130) == 0
+    vm.zone.unisolate(128, 192)
+    assert 130 not in set(vm.zone.free_pfns())
+    assert {129, 131} <= set(vm.zone.free_pfns())
+    assert vm.check() == []
+
+
+def test_nobody_gets_an_isolated_frame(vm: Machine) -> None:
+    vm.zone.isolate(0, 256)
+    with pytest.raises(OutOfMemory):
+        vm.zone.alloc_pages()

@@ -1,6 +1,6 @@
 """Taking a range of frames out of the machine, as far as bad pages meet it (mm/memory_hotplug.c).
 
-Free frames of the range are set aside first, so that nothing moves into it; then every page in use is
+Free frames of the range are isolated first, so that nothing moves into it; then every page in use is
 migrated out. A bad page is neither moved nor waited for: it is taken away from whoever still maps it,
 and counts as out of the way. What cannot be moved ends the attempt, and all is put back.
 """
@@ -22,16 +22,17 @@ MAX_ROUNDS = 5
 def offline_pages(vm: Machine, start: int, end: int) -> int:
     """offline_pages() of frames start .. end-1: 0, or -EBUSY when a page cannot be moved. May sleep."""
     zone = vm.zone
-    aside = _set_aside(zone, start, end)
+    _isolate(zone, start, end)
     for _round in range(MAX_ROUNDS):
         vm.lru.add_drain_all()
         _do_migrate_range(vm, start, end)
         vm.lru.add_drain_all()
-        aside |= _set_aside(zone, start, end)
-        if all(pfn in aside or _is_bad(zone, pfn) for pfn in range(start, end)):
+        _isolate(zone, start, end)
+        if all(pfn in zone.isolated or _is_bad(zone, pfn) for pfn in range(start, end)):
             zone.offline |= set(range(start, end))
+            zone.isolated -= zone.offline
             return 0
-    zone.give_back(aside)
+    zone.unisolate(start, end)
     return -Errno.EBUSY
 
 
@@ -43,17 +44,14 @@ def online_pages(vm: Machine, start: int, end: int) -> int:
     for pfn in range(start, end):
         zone.pages.pop(pfn, None)  # memmap_init_range(): a new struct page
     zone.offline -= set(range(start, end))
-    zone.give_back(set(range(start, end)))
+    zone.add_memory(start, end)
     return 0
 
 
-def _set_aside(zone: Zone, start: int, end: int) -> set[int]:
-    """start_isolate_page_range(): take every free frame of the range off the lists."""
+def _isolate(zone: Zone, start: int, end: int) -> None:
+    """start_isolate_page_range(): every free frame of the range stays free, and nobody gets it."""
     with zone.pcp_lists_disabled():
-        free = sorted(pfn for pfn in zone.free_pfns() if start <= pfn < end)
-        for pfn in free:
-            zone.take_off_buddy(pfn)
-    return set(free)
+        zone.isolate(start, end)
 
 
 def _is_bad(zone: Zone, pfn: int) -> bool:

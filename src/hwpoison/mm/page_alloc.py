@@ -48,6 +48,7 @@ class Zone:
             tuple[int, int], list[Page]
         ] = {}  # the same of blocks: (cpu, order) → first pages
         self.pcp_disabled = 0
+        self.isolated: set[int] = set()  # free frames that nobody gets (MIGRATE_ISOLATE)
         self.offline: set[int] = set()  # frames that were taken out of the machine
         self.refused: list[int] = []  # bad frames that were about to be handed out
         self._give_range(reserved, frames)
@@ -79,6 +80,8 @@ class Zone:
 
     def free_block_of(self, pfn: int) -> tuple[int, int] | None:
         """(first pfn, order) of the free block that holds this frame; None if it is not in one."""
+        if pfn in self.isolated:
+            return pfn, 0
         for order, blocks in enumerate(self.free_area):
             start = pfn & -(1 << order)
             if start in blocks:
@@ -95,25 +98,37 @@ class Zone:
             block = self.free_block_of(page.pfn)
             if block is None:
                 return False
-            start, order = block
-            del self.free_area[order][start]
-            self._break_down(start, order, page.pfn)
+            self._take_out(page.pfn, *block)
             page.private = MAGIC_HWPOISON
             return True
 
-    def take_off_buddy(self, pfn: int) -> None:
-        """Set one free frame aside, without a mark (set_migratetype_isolate())."""
-        with self.lock:
-            block = self.free_block_of(pfn)
-            if block is not None:
-                start, order = block
-                del self.free_area[order][start]
-                self._break_down(start, order, pfn)
+    def _take_out(self, pfn: int, start: int, order: int) -> None:
+        if pfn in self.isolated:
+            self.isolated.discard(pfn)
+        else:
+            del self.free_area[order][start]
+            self._break_down(start, order, pfn)
 
-    def give_back(self, pfns: set[int]) -> None:
-        """Frames that were set aside are free again."""
+    def isolate(self, start: int, end: int) -> None:
+        """set_migratetype_isolate(): free frames start .. end-1 are free, but nobody gets them."""
         with self.lock:
-            for pfn in sorted(pfns):
+            for pfn in range(start, end):
+                block = self.free_block_of(pfn)
+                if block is not None and pfn not in self.isolated:
+                    self._take_out(pfn, *block)
+                    self.isolated.add(pfn)
+
+    def unisolate(self, start: int, end: int) -> None:
+        """unset_migratetype_isolate(): those that are still free can be had again."""
+        with self.lock:
+            for pfn in sorted(pfn for pfn in self.isolated if start <= pfn < end):
+                self.isolated.discard(pfn)
+                self._free_block(pfn, 0)
+
+    def add_memory(self, start: int, end: int) -> None:
+        """Frames that were offline are free."""
+        with self.lock:
+            for pfn in range(start, end):
                 self._free_block(pfn, 0)
 
     def put_page_back_buddy(self, page: Page) -> bool:
