@@ -3,6 +3,7 @@
     python bench/bench_explore.py                  a minute
     python bench/bench_explore.py --fuzz 5000      random programs against plain depth-first search (long)
     python bench/bench_explore.py --races          exhaust the race catalogue on the newest kernel (long)
+    python bench/bench_explore.py --triples        its races of three paths, up to the bounds that it states
     python bench/bench_explore.py --finds          executions until planted bugs are found, per strategy
 
 Times are of this process only. Each ratio compares two ways to run the same two paths, taken in turns, so
@@ -15,10 +16,11 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
@@ -30,12 +32,16 @@ from hwpoison.explore.race import Race
 from hwpoison.explore.search import Search, Status
 from hwpoison.explore.toy_handler import BUGS, ToyHandler, count_paths
 from hwpoison.mm.locks import Paths
-from hwpoison.scenario.load import races
+from hwpoison.scenario.load import races, triples
+from hwpoison.scenario.races import triple_bounds
 
 GOAL_PER_SECOND = 10_000
 RACES = ("forked+store", "ext4-dirty+fsync", "ext4-clean+load", "tmpfs+read")
 BATCH = 100
 SLOWEST = 15
+COMPLETE = (Status.EXHAUSTED, Status.UP_TO)
+RACES_A_PROCESS = 20
+"""A new process now and then: what the watch keeps of machines that are gone grows."""
 
 
 def speed(name: str, budget: int) -> None:
@@ -148,26 +154,26 @@ class Explored:
 
 
 def explore_race(name: str, budget: int) -> Explored:
-    """Every order of one race."""
+    """Every order of one race, or those up to its bound."""
     start = time.process_time()
-    explorer = Explorer(Race(races()[name]))
+    explorer = Explorer(Race((races() | triples())[name]))
+    bound = triple_bounds().get(name)
     with explorer.open():
-        result = Search(explorer, budget).run("auto")
+        result = Search(explorer, budget).run("auto" if bound is None else f"bounded:{bound}")
     seconds = time.process_time() - start
     failures = tuple(found.failure.text for found in result.failures)
     return Explored(name, result.status, result.executions, result.orders, seconds, failures)
 
 
-def all_races(pattern: str, budget: int, jobs: int) -> int:
-    """Exhaust every race of the catalogue whose name fits, in so many processes."""
-    names = [name for name in races() if fnmatch(name, pattern)]
-    start, found = time.monotonic(), []
-    with ProcessPoolExecutor(jobs, max_tasks_per_child=20) as pool:
-        for done in as_completed(pool.submit(explore_race, name, budget) for name in names):
-            race = done.result()
+def all_races(catalogue: Iterable[str], pattern: str, budget: int, jobs: int) -> int:
+    """Explore every race whose name fits to its end, in so many processes."""
+    names = [name for name in catalogue if fnmatch(name, pattern)]
+    start, found, explore = time.monotonic(), list[Explored](), partial(explore_race, budget=budget)
+    with get_context("spawn").Pool(jobs, maxtasksperchild=RACES_A_PROCESS) as pool:
+        for race in pool.imap_unordered(explore, names):
             found.append(race)
             print(f"{len(found)} of {len(names)}: {race.name}", end="\r", file=sys.stderr, flush=True)
-            if race.status is not Status.EXHAUSTED:
+            if race.status not in COMPLETE:
                 print(
                     f"{race.name}: {race.status.value} after {race.executions:,} {race.failures}", flush=True
                 )
@@ -175,7 +181,7 @@ def all_races(pattern: str, budget: int, jobs: int) -> int:
     found.sort(key=lambda race: -race.seconds)
     for race in found[:SLOWEST]:
         print(f"  {race.name}: {race.orders:,} orders, {race.executions:,} executions, {race.seconds:,.0f} s")
-    bad = sum(race.status is not Status.EXHAUSTED for race in found)
+    bad = sum(race.status not in COMPLETE for race in found)
     print(
         f"{len(found)} races, {bad} not exhausted, {sum(race.orders for race in found):,} orders in "
         f"{sum(race.executions for race in found):,} executions; {elapsed:,.0f} s with {jobs} processes, "
@@ -201,6 +207,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--fuzz", type=int, metavar="PROGRAMS")
     parser.add_argument("--races", nargs="?", const="*", metavar="PATTERN")
+    parser.add_argument("--triples", nargs="?", const="*", metavar="PATTERN")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--finds", action="store_true")
     parser.add_argument("--budget", type=int, default=300_000)
@@ -208,7 +215,9 @@ def main() -> int:
     if options.fuzz:
         return fuzz(options.fuzz)
     if options.races:
-        return all_races(options.races, options.budget, options.jobs)
+        return all_races(races(), options.races, options.budget, options.jobs)
+    if options.triples:
+        return all_races(triples(), options.triples, options.budget, options.jobs)
     if options.finds:
         finds(31)
         return 0

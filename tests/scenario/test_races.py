@@ -9,8 +9,9 @@ import pytest
 
 from hwpoison.abi.problems import WrongUse
 from hwpoison.failure.deviations import DEVIATIONS
-from hwpoison.scenario.load import Scenario, find, load_text, races
+from hwpoison.scenario.load import Scenario, find, load_text, races, triples
 from hwpoison.scenario.model import run
+from hwpoison.scenario.races import triple_bounds
 
 START = "task app\nmap m task=app\nstore m:0 data=x\n"
 
@@ -77,7 +78,16 @@ def test_a_race_can_be_run_one_path_after_the_other() -> None:
     assert ran > 100
 
 
+def test_the_second_rival_of_three_paths_is_another_thread() -> None:
+    race = triples()["forked+unmap+fork"]
+    assert race.labels == ["unmap", "fork", "mce"]
+    assert [s.text() for s in race.steps if s.path][:2] == ["unmap m task=other", "fork twin as=third"]
+    assert triple_bounds().keys() == triples().keys()
+    assert 8 <= len(triples()) <= 20
+
+
 def test_a_race_is_found_by_its_name() -> None:
+    assert [race.name for race in find("anon+load+reclaim")] == ["anon+load+reclaim"]
     assert [race.name for race in find("ext4-dirty+fsync")] == ["ext4-dirty+fsync"]
     with pytest.raises(WrongUse, match=r"ext4-dirty\+fsync"):
         find("ext4-dirty+fsink")

@@ -43,7 +43,7 @@ from hwpoison.abi.problems import NotPossible, WrongUse, unknown_name
 from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.profiles import NEWEST, PROFILES, PROPOSED
 
-from .races import FILE, race_texts
+from .races import FILE, race_texts, triple_texts
 from .steps import Step, StepError, parse_expectation, parse_step
 
 KEYS = ("name", "title", "source", "steps", "swap", "frames", "huge", "breaks")
@@ -135,7 +135,7 @@ def _scenario(table: dict[str, object], origin: str, start: int) -> Scenario:
         if not isinstance(table.get(key, ""), str):
             raise wrong(f"{key!r} = {table[key]!r} is not a text")
     numbers = {}
-    for key, default, least in (("swap", 0, 0), ("frames", 256, 8), ("huge", HUGE, 4)):
+    for key, default, least in (("swap", 0, 0), ("frames", 256, 8), ("huge", HUGE, 2)):
         value = table.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 1 << 20:
             raise wrong(f"{key} = {value!r}: expected a number of pages from {least} to {1 << 20}")
@@ -257,9 +257,15 @@ def races() -> dict[str, Scenario]:
     return {race.name: race for race in load_text("".join(race_texts()), FILE)}
 
 
+@cache
+def triples() -> dict[str, Scenario]:
+    """Races of three paths, by name."""
+    return {race.name: race for race in load_text("".join(triple_texts()), FILE)}
+
+
 def find(name: str) -> list[Scenario]:
     """The scenario or the race of the catalogue with this name, or those of the file with this path."""
-    scenarios = catalogue() | (races() if "+" in name else {})
+    scenarios = catalogue() | (races() | triples() if "+" in name else {})
     if name in scenarios:
         return [scenarios[name]]
     if name.endswith(".toml") or "/" in name or Path(name).exists():
