@@ -195,6 +195,15 @@ def test_a_number_that_is_no_frame_is_named_with_the_last_one(fake: FakeHost, pf
         read_frames(fake.host, [3, pfn, 4])
 
 
+def test_persistent_memory_beyond_the_end_of_the_file_has_no_words(fake: FakeHost) -> None:
+    fake.frames(FLAGS, COUNTS)
+    fake.text("proc/iomem", "100000000-100001fff : Persistent Memory (legacy)\n")
+    there = 0x100001
+    assert read_frames(fake.host, [3, there]) == [FrameState(3, ANON, 1), FrameState(there, pf.NOPAGE, None)]
+    with pytest.raises(WrongUse, match=f"frame {there + 1} "):
+        read_frames(fake.host, [there + 1])
+
+
 def test_a_host_without_frames_says_so(fake: FakeHost) -> None:
     fake.frames([], [])
     with pytest.raises(WrongUse, match=r"frame 0 .*no frames at all"):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
 
+from .iomem import persistent_memory
 from .proc import Host, Progress, fill, unreadable
 from .tally import ALL_BITS, UNKNOWN_COUNT, Indexes, PairTally, Words
 
@@ -138,7 +139,8 @@ def read_frames(host: Host, pfns: Sequence[int]) -> list[FrameState]:
 def frame_words(host: Host, pfns: NDArray[np.int64]) -> tuple[Words, Indexes]:
     """Page flags and map counts of these frames, as arrays in the same order; UNKNOWN_COUNT as in a tally.
 
-    Raises WrongUse for a number that is no frame, NotPossible if /proc/kpageflags cannot be read.
+    Persistent memory has no words, and counts as NOPAGE. Raises WrongUse for a number that is no frame,
+    NotPossible if /proc/kpageflags cannot be read.
     """
     wanted, places = np.unique(pfns, return_inverse=True)
     check_frames(host, wanted[[0, -1]].tolist() if len(wanted) else ())
@@ -152,13 +154,23 @@ def frame_words(host: Host, pfns: NDArray[np.int64]) -> tuple[Words, Indexes]:
             first, size = int(wanted[part.start]), int(wanted[part.stop - 1] - wanted[part.start]) + 1
             index = wanted[part] - first
             read = _words_at(host, FLAGS_FILE, flags_file, buffer[:size], first)
+            buffer[read:size] = pg.NOPAGE
             if read < size:
-                raise _no_frame(host, int(wanted[part][index >= read][0]))
+                _check_beyond(host, wanted[part][index >= read].tolist())
             flags[part] = buffer[index]
             if count_file is not None:
                 known = index < _words_at(host, COUNT_FILE, count_file, buffer[:size], first)
                 counts[part][known] = buffer[index[known]]
     return (flags & np.uint64(ALL_BITS & ~false_bits(host)))[places], counts[places]
+
+
+def _check_beyond(host: Host, pfns: Sequence[int]) -> None:
+    """Frames beyond the end of the file may be persistent memory, whose pages /proc does not show (seen on
+    6.1 to 7.3); raises WrongUse for any other."""
+    known = persistent_memory(host)
+    for pfn in pfns:
+        if not any(pfn in frames for frames in known):
+            raise _no_frame(host, pfn)
 
 
 def false_bits(host: Host) -> int:
