@@ -22,6 +22,7 @@ DIFFERENCES = {
         *("unmap_failed", "mapcount_word", "kills_when_not_unmapped", "madvise_is_consumed", "node_counters"),
         *("soft_offline_switch", "soft_offline_prefix", "handles_merged_pages"),
         *("folio_word", "hugetlb_tells_head", "hugetlb_stays_put", "unpoison_takes_any_part"),
+        "reports_filtered_dax",
     },
 }
 

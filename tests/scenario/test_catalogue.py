@@ -34,7 +34,6 @@ UNREACHED_TYPES: dict[PageType, str] = {
     PageType.KERNEL_HIGH_ORDER: ONLY_UNDER_A_RACE,
     PageType.SLAB: UNREACHED_ROWS["6.1", PageType.SLAB],
     PageType.DIFFERENT_COMPOUND: LARGE,
-    PageType.DAX: "persistent memory is not modelled",
     PageType.DIRTY_MLOCKED_LRU: NEVER_IN_SEQUENCE,
     PageType.CLEAN_MLOCKED_LRU: NEVER_IN_SEQUENCE,
 }
@@ -121,7 +120,8 @@ def test_every_return_code_is_seen() -> None:
     }
     # -EFAULT needs a consumer without memory of its own: a kernel thread. -EOPNOTSUPP is for the filter, and
     # every way in that gives a code to somebody makes it 0.
-    handler = {"0", "-EBUSY", "-ENXIO", "-EHWPOISON"}
+    # -EUCLEAN is the file system's own word for a block that it needs itself.
+    handler = {"0", "-EBUSY", "-ENXIO", "-EHWPOISON", "-EUCLEAN"}
     soft_offline = {"-EIO", "-ENOTRECOVERABLE", "-EOPNOTSUPP"}
     assert codes == handler | soft_offline
 

@@ -44,6 +44,7 @@ class Errno(IntEnum):
     EINVAL = 22
     ENOSPC = 28
     EOPNOTSUPP = 95
+    EUCLEAN = 117
     ENOTRECOVERABLE = 131
     EHWPOISON = 133
 

@@ -120,6 +120,18 @@ DEVIATIONS: dict[str, Deviation] = {
         "a task that has a private copy of a page of a file is told that the file's page is lost",
         "mm/memory-failure.c collect_procs_file()",
     ),
+    "device-still-mapped": Deviation(
+        4,
+        "an error in persistent memory is called Recovered, but only who asked to be told early is told, and "
+        "whoever touches the page maps the bad memory again: nothing stops him",
+        "mm/memory-failure.c unmap_and_kill(); fs/dax.c dax_insert_entry() looks at no mark",
+    ),
+    "device-not-touched": Deviation(
+        2,
+        "who asked to be told early and maps a bad page of persistent memory that he has not touched yet is "
+        "not told",
+        "mm/memory-failure.c __add_to_kill(): the size of what is lost is that of the entry there",
+    ),
     "swapin-error-unnamed": Deviation(
         2,
         "after swapoff, the owner of a page lost in the swap cache gets a SIGBUS that names no memory error",

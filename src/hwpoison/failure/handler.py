@@ -19,6 +19,7 @@ from hwpoison.mm.page import Page, folio_lock, folio_unlock, folio_wait_writebac
 from hwpoison.mm.proc import stable_page_flags
 from hwpoison.mm.task import Task
 
+from .dax import memory_failure_dev_pagemap
 from .flags import MF_ACTION_REQUIRED, MF_COUNT_INCREASED, MF_SW_SIMULATED
 from .grab import Grab, get_hwpoison_page, shake_page
 from .hugetlb import try_memory_failure_hugetlb
@@ -103,6 +104,8 @@ class MemoryFailure:
         with self.mf_mutex:
             if not flags & MF_SW_SIMULATED:
                 self.seen_hardware = True
+            if (device := self.vm.pmem.device(pfn)) is not None:
+                return memory_failure_dev_pagemap(self, device, pfn, flags)
             if not self.vm.zone.online(pfn):
                 return self._no_struct_page(pfn)
             return self._handle(self.vm.zone.page(pfn), flags)

@@ -50,7 +50,7 @@ def simulated(failure: MemoryFailure, pfn: int) -> int:
 
 def _unless_filtered(failure: MemoryFailure, pfn: int, flags: int) -> int:
     vm = failure.vm
-    page = vm.zone.page(pfn) if vm.zone.online(pfn) else None
+    page = vm.zone.page(pfn) if vm.zone.online(pfn) or vm.pmem.has_page(pfn) else None
     before = page is not None and page.bad
     if page is not None:
         vm.strike(pfn, hardware=False)
@@ -72,8 +72,11 @@ def corrupt_pfn(failure: MemoryFailure, pfn: int) -> int:
     -ENXIO for a frame without struct page: the handler is not asked.
     """
     vm = failure.vm
-    if not vm.zone.online(pfn):
+    on_device = vm.pmem.device(pfn) is not None
+    if not on_device and not vm.zone.online(pfn):
         return -Errno.ENXIO
+    if failure.filter.enabled and on_device:
+        return 0  # neither on the reclaim lists nor free
     if failure.filter.enabled:
         page = vm.zone.page(pfn)
         shake_page(page)
@@ -87,6 +90,6 @@ def corrupt_pfn(failure: MemoryFailure, pfn: int) -> int:
 
 def deferred(failure: MemoryFailure, pfn: int) -> int:
     """The hardware found an error by itself (patrol scrub): nobody has consumed it yet."""
-    if failure.vm.zone.online(pfn):
+    if failure.vm.zone.online(pfn) or failure.vm.pmem.has_page(pfn):
         failure.vm.strike(pfn, hardware=True)
     return failure.memory_failure(pfn, 0)

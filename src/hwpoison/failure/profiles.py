@@ -98,6 +98,13 @@ class Profile:
     """add_to_kill() without memory for its note leaves the task out, with a line in the log; S 6.1 to 7.3.
     Switched off, such a task gets SIGKILL, which needs no note (R2)."""
 
+    reports_filtered_dax: bool = False
+    """An error in persistent memory that the injection filter spares is called Failed all the same; 6.1."""
+
+    tells_holders_of_dax_copies: bool = True
+    """dev_pagemap_mapping_shift() takes any entry there for one of the device, a private copy too; since the
+    entries of such memory have no mark of their own (pte_devmap()), which went in 6.16."""
+
     mends: frozenset[str] = frozenset()
     """The known weaknesses of the newest kernel that this one does not have."""
 
@@ -166,6 +173,7 @@ V6_1 = replace(
     ),
     unsplit_thp=MfResult.IGNORED,
     filters_before_split=False,
+    reports_filtered_dax=True,
     unpoison_takes_any_part=True,
     hugetlb_stays_put=False,
     hugetlb_tells_head=True,

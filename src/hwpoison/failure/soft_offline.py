@@ -44,7 +44,10 @@ def soft_offline_page(failure: MemoryFailure, pfn: int, flags: int = 0) -> int:
     vm = failure.vm
     counted = bool(flags & MF_COUNT_INCREASED)
     if not vm.zone.online(pfn):
-        return -Errno.EIO if pfn in vm.zone.offline else -Errno.ENXIO
+        if vm.pmem.has_page(pfn):
+            return _without(vm.zone.page(pfn), counted, -Errno.EIO)
+        known = pfn in vm.zone.offline or vm.pmem.device(pfn) is not None
+        return -Errno.EIO if known else -Errno.ENXIO
     page = vm.zone.page(pfn)
     if failure.profile.soft_offline_switch and not vm.sysctls.enable_soft_offline:
         _say(failure, "disabled by /proc/sys/vm/enable_soft_offline")

@@ -47,11 +47,16 @@ GUEST_OPTIONS = (
     "mitigations=off cryptomgr.notests apparmor=0 audit=0",  # nothing to protect or test
     "tsc=reliable no_timer_check",  # a guest that is made to wait must not mistrust its clocks
     "numa=fake=2",  # a second node, for pages to be moved to
+    # Three devices of persistent memory, with nothing between them (agent/pmem.py).
+    "memmap=128M!4G memmap=128M$4224M memmap=384M!4352M memmap=128M$4736M memmap=384M!4864M",
     "oops=panic",
     "sysctl.kernel.softlockup_panic=1",
     "sysctl.kernel.hung_task_panic=1",
     "sysctl.kernel.hung_task_timeout_secs=60",
 )
+# A gigabyte of memory; what is above 4G is persistent memory (GUEST_OPTIONS), and taken from the host only
+# where something is written.
+MACHINE, MEMORY = "q35,max-ram-below-4g=1G", "2176M"
 # For errors of the hardware (hardware.py): the guest's second serial line ends in this process, which has
 # QEMU's monitor and its debugger's stub. Intel's machine checks are the ones that QEMU can bring in.
 HARDWARE = (
@@ -203,7 +208,7 @@ def _boot(kernel: Prepared, shared: Path, limits: _Limits, *, kvm: bool) -> Boot
 
 
 def _command_line(image: Path, scratch: Path, shared: Path, *, kvm: bool) -> list[str]:
-    line = ["qemu-system-x86_64", "-name", "hwpoison-lab", "-machine", "q35", "-m", "1G", "-smp", "1"]
+    line = ["qemu-system-x86_64", "-name", "hwpoison-lab", "-machine", MACHINE, "-m", MEMORY, "-smp", "1"]
     cpu = CPU if kvm else f"{CPU},{INTEL}"
     line += ["-accel", "kvm" if kvm else "tcg", "-cpu", cpu, "-nodefaults", "-display", "none", "-no-reboot"]
     line += ["-kernel", str(image), "-initrd", str(scratch / "initramfs"), "-serial", "stdio"]

@@ -19,7 +19,7 @@ from .inode import File, SysError
 from .lost import forget_lost, read_lost
 from .memory import user_entry
 from .page import ZEROS, Page, folio_page, folio_unlock, put_page, set_flags
-from .shmem import shmem_begin_write, shmem_read
+from .shmem import shmem_begin_write
 from .task import Task
 from .truncate import invalidate_range
 from .writeback import filemap_write_and_wait_range
@@ -189,8 +189,8 @@ def splice(file: File, index: int) -> str:
     inode = file.inode
     if index >= inode.size:
         return ""
-    if inode.fs.swap_backed:
-        return shmem_read(file, index)
+    if inode.fs.swap_backed or inode.fs.dax:
+        return inode.vm.read(file, index)
     if file.direct:
         return pread_direct(file, index)  # copy_splice_read()
     if (known := read_lost(file, index)) is not None:

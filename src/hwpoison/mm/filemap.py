@@ -150,6 +150,8 @@ def folio_drop_buffers(page: Page) -> bool:
 def folio_mark_dirty(page: Page) -> None:
     """Set PG_dirty and the mapping's tag; no effect on the tag for anonymous pages."""
     mapping = page.mapping
+    if isinstance(mapping, AddressSpace) and mapping.fs.dax:
+        return  # noop_dirty_folio(): there is nothing to be written back
     if isinstance(mapping, AddressSpace) and page.index not in mapping.dirty:
         with mapping.i_pages_lock:
             mapping.dirty.add(page.index)

@@ -53,6 +53,8 @@ class FileSystem:
     flushed_at_close: bool = False  # nobody has it open any more: its pages are written, and go
     sparse: bool = True  # a file may grow without its pages; else they are filled with zeros
     hidden: bool = False  # not even the kernel may look at its pages (mm/secretmem.c)
+    dax: bool = False  # on persistent memory, whose frames are mapped themselves (dax.py)
+    finds_owner: bool = False  # it knows whose a frame of its device is (notify_failure, of xfs with rmapbt)
 
 
 FILE_SYSTEMS: dict[str, FileSystem] = {
@@ -71,6 +73,9 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("ramfs", None, False, punch_hole=False, unevictable=True),
         FileSystem("sysv", "keep", False, swap_backed=True),
         FileSystem("memfd", "keep", False, swap_backed=True, userfault=True),
+        FileSystem("ext4-dax", None, False, dax=True),
+        FileSystem("xfs-dax", None, False, dax=True),
+        FileSystem("xfs-dax-rmap", None, False, dax=True, finds_owner=True),
         FileSystem("secret", None, False, punch_hole=False, unevictable=True, hidden=True),
     )
 }
@@ -138,6 +143,7 @@ class Inode:
         self.disk_size = size  # as the disk has it: pages that were appended and not written yet do not count
         self.regular = regular
         self.blocks: dict[int, str] = {}
+        self.frames: dict[int, Page] = {}  # on persistent memory; a missing page is a hole
         self.i_rwsem = RwSem(vm.paths, "i_rwsem", name)
         self.mapping = AddressSpace(vm, self)
         self.superblock_err = vm.superblock_err(fs.name)
@@ -155,7 +161,7 @@ class File:
     def __init__(self, inode: Inode, name: str, *, direct: bool = False) -> None:
         self.inode = inode
         self.name = name
-        self.direct = direct  # O_DIRECT
+        self.direct = direct and not inode.fs.dax  # O_DIRECT: past the cache, where there is one
         self.acknowledged: dict[int, int] = {}  # lost pages that its owner knows of (lost.py)
         self.wb_err = inode.mapping.wb_err.sample()
         inode.files.append(self)

@@ -14,6 +14,7 @@ from hwpoison.abi.results import MfResult
 from hwpoison.abi.signals import Errno
 
 from .check import imbalances
+from .dax import Pmem, dax_create, dax_read, dax_write
 from .disk import Disk
 from .errseq import Errseq
 from .filemap import filemap_read, generic_perform_write
@@ -203,6 +204,7 @@ class Machine:
         self.pmd_order = huge_order  # of what one entry above the page tables maps (HPAGE_PMD_ORDER)
         self.paths = paths or Paths(chooser)
         self.zone = Zone(self, frames, reserved)
+        self.pmem = Pmem(self)
         self.lru = Lru(self)
         self.swap = SwapArea(self, swap_slots)
         self.ksm = Ksm(self)
@@ -245,6 +247,8 @@ class Machine:
         inode = Inode(self, name, row, pages, regular=regular)
         if row.can_writeback:
             inode.blocks = {index: f"{name}:{index}:old" for index in range(pages)}
+        if row.dax:
+            dax_create(inode, pages)
         self.inodes.append(inode)
         return inode
 
@@ -274,12 +278,16 @@ class Machine:
     def read(self, file: File, index: int) -> str:
         """read(2) of one page: its content, '' past the end; raises SysError."""
         fs = file.inode.fs
+        if fs.dax:
+            return dax_read(file, index)
         return (shmem_read if fs.swap_backed else hugetlbfs_read if fs.huge else filemap_read)(file, index)
 
     def write(self, file: File, index: int, data: str, pages: int = 1) -> int:
         """write(2) of whole pages, filled with the same: how many were written; raises SysError."""
         if file.inode.fs.huge:
             raise SysError(Errno.EINVAL, "hugetlbfs has no write(2)")
+        if file.inode.fs.dax:
+            return dax_write(file, index, data, pages)
         if file.inode.fs.swap_backed:
             return shmem_write(file, index, data, pages)
         generic_perform_write(file, index, data, pages)

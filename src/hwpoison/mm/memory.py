@@ -192,6 +192,8 @@ def do_anonymous_page(vma: Vma, vpn: int, write: bool) -> Fault:
         with table.lock:
             table.entries.setdefault(vpn, Pte(vm.zero_page, writable=False))
         return Fault.DONE
+    if (result := do_anonymous_folio(vma, vpn, table)) is not None:
+        return result
     page = new_anon_page(vma, vpn, ZEROS)
     return _install(vma, vpn, table, None, page, Pte(page, writable=True, dirty=True))
 
@@ -215,6 +217,8 @@ def _install(vma: Vma, vpn: int, table: PageTable, old: Entry | None, page: Page
 def do_wp_page(vma: Vma, vpn: int, table: PageTable, entry: Pte) -> Fault:
     """A store to a page that may only be read: take it over if nobody else needs it, else copy it."""
     page = entry.page
+    if vma.shared and vma.mapping is not None and vma.mapping.fs.dax:
+        return dax_pfn_mkwrite(vma, vpn, table, entry)
     with table.lock:
         if table.entries.get(vpn) is not entry:
             return Fault.RETRY
@@ -297,6 +301,8 @@ def do_fault(vma: Vma, vpn: int, write: bool) -> Fault:
     mapping = vma.mapping
     if mapping is None:
         raise KernelBug(f"{vma} has no file")
+    if mapping.fs.dax:
+        return _fault_on_device(vma, vpn, mapping, write)
     index = vma.index_of(vpn)
     try:
         folio = _fault_folio(mapping, index, huge=huge_fits(vma, vpn))
@@ -323,6 +329,20 @@ def do_fault(vma: Vma, vpn: int, write: bool) -> Fault:
     folio_unlock(page)
     put_page(page)
     return result
+
+
+def _fault_on_device(vma: Vma, vpn: int, mapping: AddressSpace, write: bool) -> Fault:
+    """dax_iomap_fault(): the frame of the device itself, or a private copy of what it holds."""
+    if vma.shared or not write:
+        return dax_fault(vma, vpn, mapping, write=write)
+    if vma.index_of(vpn) >= mapping.host.size:
+        return Fault.SIGBUS
+    try:
+        content = dax_content(mapping.host, vma.index_of(vpn))
+    except SysError:
+        return Fault.SIGBUS
+    copy = new_anon_page(vma, vpn, content)
+    return _install(vma, vpn, vma.mm.pte_alloc(vpn), None, copy, Pte(copy, writable=True, dirty=True))
 
 
 def _fault_folio(mapping: AddressSpace, index: int, *, huge: bool = False) -> Page | None:

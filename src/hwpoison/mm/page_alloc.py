@@ -71,6 +71,8 @@ class Zone:
         page = self.pages.get(pfn)
         if page is None:
             if not 0 <= pfn < self.frames:
+                if (device := self.vm.pmem.device(pfn)) is not None and device.has_page(pfn):
+                    return device.page(pfn)
                 raise KernelBug(f"pfn {pfn:#x} has no struct page (the machine has {self.frames:#x})")
             page = self.pages[pfn] = Page(self.vm, pfn)
             if pfn < self.reserved:

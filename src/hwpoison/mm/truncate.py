@@ -14,6 +14,7 @@ from hwpoison.abi.results import MfResult
 from hwpoison.abi.signals import Errno
 
 from . import hugetlbfs
+from .dax import dax_truncate
 from .filemap import (
     filemap_get_folio,
     filemap_release_folio,
@@ -220,6 +221,7 @@ def _drop(inode: Inode, start: int, end: int, *, even_cows: bool) -> None:
     truncate_inode_pages_range(inode.mapping, start, end)
     if even_cows:  # once more: private copies may have been made since
         unmap_mapping_range(inode.mapping, start, end, even_cows=True)
+    dax_truncate(inode, start, end)
     for index in [i for i in inode.blocks if start <= i < end]:
         del inode.blocks[index]
 

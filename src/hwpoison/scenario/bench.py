@@ -142,7 +142,7 @@ class Bench:
             return self.holds[name][0].pfn + step.page
         if name in self.files:
             mapping = self.files[name].mapping
-            page = mapping.frame(step.page)
+            page = mapping.host.frames.get(step.page) if mapping.fs.dax else mapping.frame(step.page)
             if page is None:
                 page = self.vm.swap.cache.get(mapping.swap_entries.get(step.page, 0))
             if page is None:
@@ -165,7 +165,7 @@ class Bench:
         return self.struct_page(step, self.pfn(step), step.subject)
 
     def struct_page(self, step: Step, pfn: int, name: str) -> Page:
-        if not self.vm.zone.online(pfn):
+        if not self.vm.zone.online(pfn) and not self.vm.pmem.has_page(pfn):
             raise WrongUse(f"{self.where(step)}: {name} has no struct page; name another frame")
         return self.vm.zone.page(pfn)
 
@@ -201,7 +201,7 @@ class Bench:
             census.given_up.update((mm, vpn) for vpn in range(first, end))
 
     def census(self, pfn: int) -> None:
-        if self.vm.zone.online(pfn):
+        if self.vm.zone.online(pfn) or self.vm.pmem.has_page(pfn):
             self.censuses.append(Census.take(self.vm, pfn))
 
     def references(self, pfn: int) -> int:

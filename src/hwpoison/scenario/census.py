@@ -132,6 +132,9 @@ class Census:
             return None
         if self.index in mapping.lost:
             return None
+        if mapping.fs.dax:
+            device_page = mapping.host.frames.get(self.index)
+            return ZEROS if device_page is None else device_page.content
         page = mapping.frame(self.index)
         if page is not None:
             return None if page.flags & pg.HWPOISON or is_raw_hwpoison(page) else page.content

@@ -69,6 +69,8 @@ def _forgotten_victims(vm: Machine, failure: MemoryFailure, census: Census) -> I
 
 
 def _why_forgotten(failure: MemoryFailure, census: Census, user: User) -> str:
+    if census.mapping is not None and census.mapping.fs.dax and not user.mapped:
+        return "device-not-touched"
     if census.merged:
         return "merged-told-once" if failure.profile.handles_merged_pages else "merged-not-told"
     if census.large and census.mapping is not None:
@@ -125,7 +127,9 @@ def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
             yield Broken(1, f"the bad {page} is in the free lists")
         if page.head.mapped and settled:
             text = f"the bad {page} is mapped at {page_users(vm, page)}"
-            if event.type in MLOCKED:
+            if event.type is PageType.DAX:
+                yield broke("device-still-mapped", text)
+            elif event.type in MLOCKED:
                 yield broke("isolated-mlocked", text)
             else:
                 merged = isinstance(page.mapping, StableNode)

@@ -191,7 +191,10 @@ VERBS: dict[str, Verb] = {
             "frame",
             "new frame",
             "name a page frame of the kernel's",
-            (Parameter("kind", "whose", FRAME_KINDS),),
+            (
+                Parameter("kind", "whose", FRAME_KINDS),
+                Parameter("fs", "of persistent memory: the file system there", optional=True),
+            ),
         ),
         Verb(
             "filter",

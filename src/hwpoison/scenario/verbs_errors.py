@@ -35,6 +35,8 @@ class ErrorVerbs(Bench):
             self.frames[name] = zone.frames + 1
         elif kind == "free":
             self.frames[name] = next(zone.free_pfns())
+        elif kind.startswith("pmem-"):
+            self.frames[name] = self._device_frame(step, kind)
         elif kind == "removable":
             self.frames[name] = zone.frames - MEMORY_BLOCK // 2
         elif kind == "hugepage":
@@ -53,6 +55,16 @@ class ErrorVerbs(Bench):
             self.frames[name] = task.alive_mm().pte_alloc(0).page.pfn
         else:
             self.frames[name] = slab.kernel_page(self.vm, kind).pfn
+
+    def _device_frame(self, step: Step, kind: str) -> int:
+        """A block of a file system on persistent memory that is no file's."""
+        fs = step.get("fs") or ""
+        known = [name for name, row in FILE_SYSTEMS.items() if row.dax]
+        if fs not in known:
+            raise WrongUse(f"{self.where(step)}: {unknown_name('file system on such memory', fs, known)}")
+        device = self.vm.pmem.of(FILE_SYSTEMS[fs])
+        places = {"pmem-spare": device.spare, "pmem-superblock": device.superblock}
+        return places.get(kind, device.first)
 
     def do_filter(self, step: Step) -> None:
         self.failure.filter.enabled = step.subject == "on"

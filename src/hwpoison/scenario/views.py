@@ -59,6 +59,8 @@ def order_view(page: Page) -> dict[str, Value]:
 
 def disk_view(inode: Inode, index: int) -> dict[str, Value]:
     """What is on the disk."""
+    if inode.fs.dax:
+        return {"data": inode.frames[index].content if index in inode.frames else ZEROS}
     return {"data": inode.blocks.get(index, ZEROS) if inode.fs.can_writeback else None}
 
 

@@ -17,11 +17,11 @@ from hwpoison.abi.records import Kind, Observation, Value
 from hwpoison.abi.signals import PAGE_SHIFT
 from hwpoison.scenario.steps import Step
 
-from . import frames, huge
+from . import frames, huge, pmem
 from . import syscalls as nr
 from .disks import Disks
 from .evidence import Evidence
-from .files import ROOT, File, Files, cached
+from .files import ROOT, File, Files, cached, device_frame
 from .hardware import Hardware
 from .holds import Hold, Pin
 from .problems import CannotSetUp, EndedEarly
@@ -209,6 +209,8 @@ class Bench:
 
         None if it is not in the page cache. One that is too bad to be touched is the one that it was before.
         """
+        if file.fs in pmem.BLOCKS:
+            return device_frame(file, index)
         if (waiting := self._in_swap_cache(file.name, index)) is not None:
             return waiting  # a touch would bring it back
         if file.fs == huge.FILE_SYSTEM:

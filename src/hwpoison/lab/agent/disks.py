@@ -84,14 +84,19 @@ class Disk:
 
     def read(self, offset: int, count: int) -> bytes:
         """What is on the disk, past all caches."""
-        buffer = mmap.mmap(-1, count)
-        descriptor = os.open(f"/dev/ram{self.number}", os.O_RDONLY | os.O_DIRECT)
-        try:
-            os.preadv(descriptor, [buffer], offset)
-            return buffer[:]
-        finally:
-            os.close(descriptor)
-            buffer.close()
+        return read_past_caches(f"/dev/ram{self.number}", offset, count)
+
+
+def read_past_caches(device: str, offset: int, count: int) -> bytes:
+    """Bytes of a block device."""
+    buffer = mmap.mmap(-1, count)
+    descriptor = os.open(device, os.O_RDONLY | os.O_DIRECT)
+    try:
+        os.preadv(descriptor, [buffer], offset)
+        return buffer[:]
+    finally:
+        os.close(descriptor)
+        buffer.close()
 
 
 class Disks:

@@ -17,7 +17,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import huge, memfiles
+from . import huge, memfiles, pmem
 from .disks import Disk, Disks, modules
 from .problems import CannotSetUp
 from .quiet import mount
@@ -41,6 +41,7 @@ class Kind:
 
     on_disk: bool
     options: str = ""
+    driver: str = ""  # if it is not called as the kind
 
 
 BEHIND = 16  # pages of a whole disk that are empty behind those of a "file"
@@ -50,6 +51,10 @@ KINDS = {
     "xfs": Kind(True),
     "vfat": Kind(True),
     "f2fs": Kind(True, "background_gc=off"),
+    # On persistent memory: there is no page cache, and the journal is as above.
+    "ext4-dax": Kind(True, "dax=always,commit=3600,noinit_itable", "ext4"),
+    "xfs-dax": Kind(True, "dax=always", "xfs"),
+    "xfs-dax-rmap": Kind(True, "dax=always", "xfs"),
     "tmpfs": Kind(False, "huge=advise"),
     "ramfs": Kind(False),
     huge.FILE_SYSTEM: Kind(False, huge.MOUNT_OPTIONS),
@@ -66,7 +71,7 @@ class File:
     name: str
     fs: str
     path: Path
-    disk: Disk | None
+    disk: Disk | pmem.Device | None
     whole_disk: bool = False
     made: memfiles.Made | None = None
     """Of a file that no file system shows."""
@@ -80,6 +85,7 @@ class Files:
         self.disks = disks
         self.mounted: set[str] = set()
         self.whole_disks = 0
+        self.used: set[str] = set()  # devices of persistent memory that have had a file system
 
     def prepare(self, fs: str) -> None:
         """Have this file system ready. CannotSetUp if this guest cannot."""
@@ -89,19 +95,26 @@ class Files:
         if kind is None:
             raise CannotSetUp(f"{fs}: {NO_DRIVER.get(fs, 'the lab has no way to make one')}")
         if kind.on_disk:
-            self._fill_disk(fs, self.disks.get(fs))
-            mount(self.disks.get(fs).path, ROOT / fs, fs, kind.options)
+            disk = self._disk(fs)
+            if isinstance(disk, pmem.Device) and fs in self.used:
+                disk.empty()
+            self.used.add(fs)
+            self._fill_disk(fs, disk, kind.driver or fs)
+            mount(disk.path, ROOT / fs, kind.driver or fs, kind.options)
         else:
             mount("none", ROOT / fs, fs, kind.options)
         self.mounted.add(fs)
 
-    def _fill_disk(self, fs: str, disk: Disk) -> None:
+    def _disk(self, fs: str) -> Disk | pmem.Device:
+        return pmem.device(fs) if fs in pmem.BLOCKS else self.disks.get(fs)
+
+    def _fill_disk(self, fs: str, disk: Disk | pmem.Device, driver: str) -> None:
         """Put the image of a file system on a disk: runs of bytes after their offset and length."""
         try:
             image = memoryview((IMAGES / fs).read_bytes())
         except FileNotFoundError:
             raise CannotSetUp(f"{fs}: the program that makes one is not installed on the host") from None
-        modules(fs)
+        modules(driver)
         descriptor = os.open(disk.path, os.O_WRONLY)
         try:
             at = 0
@@ -137,7 +150,7 @@ class Files:
             file = File(name, fs, Path(disk.path), disk, True)
         else:
             on_disk = KINDS[fs].on_disk
-            file = File(name, fs, ROOT / fs / name, self.disks.get(fs) if on_disk else None)
+            file = File(name, fs, ROOT / fs / name, self._disk(fs) if on_disk else None)
         descriptor = os.open(file.path, os.O_RDWR | (0 if file.whole_disk else os.O_CREAT | os.O_EXCL))
         try:
             if file.disk is None:
@@ -160,7 +173,7 @@ class Files:
         """A disk with a small ext4 that is mounted: it keeps the buffer of its superblock, in page 0."""
         disk = self.disks.get(f"bdev {self.whole_disks}")
         self.whole_disks += 1
-        self._fill_disk("ext4", disk)
+        self._fill_disk("ext4", disk, "ext4")
         file = File(name, "bdev", Path(disk.path), disk, whole_disk=True, mounted=True)
         descriptor = os.open(file.path, os.O_RDWR)
         try:
@@ -236,6 +249,14 @@ def on_disk(file: File, index: int) -> str | None:
         return None
     place = index * PAGE if file.whole_disk else _place(file.path, index)
     return "zeros" if place is None else label(file.disk.read(place, PAGE))
+
+
+def device_frame(file: File, index: int) -> int | None:
+    """The frame of persistent memory that a page of a file is, without a touch; None if it is none."""
+    if not isinstance(file.disk, pmem.Device):
+        return None
+    place = _place(file.path, index)
+    return None if place is None else file.disk.data + place // PAGE
 
 
 def _place(path: Path, index: int) -> int | None:

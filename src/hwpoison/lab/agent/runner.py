@@ -115,7 +115,7 @@ class Runner:
     def _prepare(self, errand: Errand) -> None:
         """File systems and swap, before the scenario and out of its process: they stay."""
         for step in errand.steps:
-            if step.verb == "file":
+            if step.verb == "file" or (step.verb == "frame" and step.get("fs")):
                 self.files.prepare(step.args["fs"])
         for number in range(sum(step.get("fs") == "bdev" for step in errand.steps)):
             self.disks.get(f"bdev {number}")

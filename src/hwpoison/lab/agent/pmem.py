@@ -1,0 +1,84 @@
+"""Persistent memory of the guest: a device for each file system that is used on such (lab/boot.py, memmap=).
+
+Each is a namespace in the mode "fsdax", as ndctl makes them: its driver keeps the map of its pages on the
+device itself, in front. There is no ndctl in a guest: what it would write is written here.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from .disks import modules, read_past_caches
+from .problems import CannotSetUp
+from .quiet import write_once
+from .syscalls import PAGE
+
+BUS = Path("/sys/bus/nd")  # codespell:ignore
+BLOCKS = {"ext4-dax": (64 << 20) // PAGE, "xfs-dax": (320 << 20) // PAGE, "xfs-dax-rmap": (320 << 20) // PAGE}
+"""The file systems, and how large they are (lab/images.py); the devices are in this order."""
+AT_THE_END = 16  # blocks of a file system that are free as long as nobody fills it
+CHUNK = 1 << 20
+SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device. ``first`` frame, with the driver's notes; from frame ``data`` on there are the blocks."""
+
+    fs: str
+    path: str
+    first: int
+    data: int
+
+    def read(self, offset: int, count: int) -> bytes:
+        """What is on the device."""
+        return read_past_caches(self.path, offset, count)
+
+    def empty(self) -> None:
+        """Zeros everywhere: an image has only the blocks that are something else."""
+        zeros = mmap.mmap(-1, CHUNK)
+        descriptor = os.open(self.path, os.O_WRONLY)
+        try:
+            for at in range(0, BLOCKS[self.fs] * PAGE, CHUNK):
+                os.pwrite(descriptor, zeros, at)
+        finally:
+            os.close(descriptor)
+
+    def frame(self, kind: str) -> int:
+        """A frame that no file has: a free block, the file system's own, or the driver's."""
+        places = {"pmem-spare": self.data + BLOCKS[self.fs] - AT_THE_END, "pmem-superblock": self.data}
+        return places.get(kind, self.first)
+
+
+@functools.cache
+def device(fs: str) -> Device:
+    """The device of this file system, made ready. CannotSetUp if the guest has none."""
+    modules("nd_e820")
+    modules("nd_pmem")
+    number = list(BLOCKS).index(fs)
+    namespace, pages = f"namespace{number}.0", f"pfn{number}.0"
+    devices, driver = BUS / "devices", BUS / "drivers" / "nd_pmem"
+    deadline = time.monotonic() + SECONDS
+    while not (driver / namespace).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)  # the bus finds its devices when it has time
+    try:
+        first = int((devices / namespace / "resource").read_text(), 16)
+        write_once(str(driver / "unbind"), namespace)
+        for name, value in (
+            ("mode", "pmem"),
+            ("align", str(PAGE)),
+            ("uuid", str(uuid.uuid4())),
+            ("namespace", namespace),
+        ):
+            write_once(str(devices / pages / name), value)
+        write_once(str(driver / "bind"), pages)
+        data = int((devices / pages / "resource").read_text(), 16)
+    except OSError as error:
+        raise CannotSetUp(f"persistent memory: {error.filename}: {error.strerror}") from None
+    return Device(fs, f"/dev/pmem{number}", first // PAGE, data // PAGE)
