@@ -14,7 +14,10 @@ from hwpoison.failure.profiles import NEWEST, PROFILES, V6_1, V6_12, V7_2, V7_3,
 DIFFERENCES = {
     # Facts 1.5 and 2.3b.
     ("7.3", "7.2"): {"states", "traits", "refuses_kernel_pages"},
-    ("7.2", "6.12"): {"checks_counted_pages", "page_without_struct", "tells_bad_frame_again", "traits"},
+    ("7.2", "6.12"): {
+        *("checks_counted_pages", "asks_drivers", "tells_bad_frame_again", "traits"),
+        "tells_holders_of_dax_copies",
+    },
     # Facts 1.3, 1.4, 2.2, 2.3, 2.5, 4.4.
     ("6.12", "6.1"): {
         *("states", "traits", "refuses_slab", "not_handlable", "reports_already_poisoned"),
@@ -55,8 +58,8 @@ def test_the_newest_kernel_is_the_straight_path() -> None:
         ("6.12", "unmap_failed", MfResult.FAILED),
         ("6.1", "not_handlable", PageType.UNKNOWN),
         ("6.12", "not_handlable", PageType.GET_HWPOISON),
-        ("6.12", "page_without_struct", None),
-        ("7.2", "page_without_struct", PageType.PFN_MAP),
+        ("6.12", "asks_drivers", False),
+        ("7.2", "asks_drivers", True),
         ("6.1", "madvise_is_consumed", False),
         ("6.1", "kills_when_not_unmapped", True),
         ("6.1", "node_counters", False),

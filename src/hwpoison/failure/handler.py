@@ -24,6 +24,7 @@ from .flags import MF_ACTION_REQUIRED, MF_COUNT_INCREASED, MF_SW_SIMULATED
 from .grab import Grab, get_hwpoison_page, shake_page
 from .hugetlb import try_memory_failure_hugetlb
 from .kill import collect_procs, kill_accessing_process, kill_procs
+from .pfn import memory_failure_pfn
 from .profiles import NEWEST, Profile
 from .states import identify
 from .thp import SOURCE as SPLITTING
@@ -107,12 +108,12 @@ class MemoryFailure:
             if (device := self.vm.pmem.device(pfn)) is not None:
                 return memory_failure_dev_pagemap(self, device, pfn, flags)
             if not self.vm.zone.online(pfn):
-                return self._no_struct_page(pfn)
+                return self._no_struct_page(pfn, flags)
             return self._handle(self.vm.zone.page(pfn), flags)
 
-    def _no_struct_page(self, pfn: int) -> int:
-        if self.profile.page_without_struct is not None and pfn not in self.vm.zone.offline:
-            return self.action_result(pfn, self.profile.page_without_struct, MfResult.IGNORED)
+    def _no_struct_page(self, pfn: int, flags: int) -> int:
+        if self.profile.asks_drivers and pfn not in self.vm.zone.offline:
+            return memory_failure_pfn(self, pfn, flags)
         self.printk(f"{pfn:#x}: memory outside kernel control")
         return -Errno.ENXIO
 

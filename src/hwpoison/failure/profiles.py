@@ -34,8 +34,9 @@ class Profile:
     refuses_slab: bool = True
     """HWPoisonHandlable() tests for slab pages first; S 6.12."""
 
-    page_without_struct: PageType | None = PageType.PFN_MAP
-    """A frame without struct page gets a verdict line; S 7.2. Before, a plain line and -ENXIO."""
+    asks_drivers: bool = True
+    """A frame without struct page gets a verdict, and drivers may say whose it is; S 7.2. Before, one line
+    and -ENXIO."""
 
     not_handlable: PageType = PageType.GET_HWPOISON
     """The type for a page of which no reference could be had; S 6.12. 6.1 says "unknown page"."""
@@ -133,7 +134,8 @@ V6_12 = replace(
         migration_writes_dirty_pages=True,
     ),
     checks_counted_pages=False,
-    page_without_struct=None,
+    asks_drivers=False,
+    tells_holders_of_dax_copies=False,
     tells_bad_frame_again=False,
 )
 V6_1 = replace(

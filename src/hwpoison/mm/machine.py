@@ -218,6 +218,7 @@ class Machine:
         self.log: list[str] = []
         self.story: list[Note] | None = None
         self.exposures: list[Exposure] = []
+        self.registered: set[int] = set()  # frames that a driver maps by number, and has told the handler of
         self.vmalloc: set[int] = set()  # frames of vmalloc memory, which nothing marks
         self.held: set[int] = set()  # frames with a plain reference of somebody who is not modelled
         self.hardware = False  # errors are real: a bad frame cannot be read. Else injected by software

@@ -19,7 +19,7 @@ def madvise_free(mm: Mm, vpn: int) -> None:
     Not of a page that others map, too. EINVAL for a file's memory, and for locked memory.
     """
     vma = mm.find_vma(vpn)
-    if vma is None or vma.mapping is not None or vma.driver is not None or vma.locked:
+    if vma is None or vma.mapping is not None or vma.driver is not None or vma.pfn is not None or vma.locked:
         raise SysError(Errno.EINVAL, f"{vpn:#x} is no anonymous memory, or locked")
     entry = mm.entry(vpn)
     if isinstance(entry, Pte) and entry.page.head.order and entry.page.anon and _splits(mm, vpn, entry.page):

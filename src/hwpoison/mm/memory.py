@@ -10,6 +10,8 @@ from __future__ import annotations
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno, SigInfo, Signal
 
+from . import pfnmap
+from .dax import dax_content, dax_fault, dax_pfn_mkwrite
 from .fault import Fault
 from .filemap import folio_attach_buffers, folio_mark_dirty, read_mapping_folio
 from .huge import (
@@ -26,7 +28,7 @@ from .migrate_entries import migration_entry_wait
 from .mmap import Mm, PageTable, Vma, driver_answers_faults, insert_page
 from .page import ZEROS, Page, folio_lock, folio_page, folio_trylock, folio_unlock, get_page, put_page
 from .page_alloc import OutOfMemory
-from .pte import Entry, MarkerPte, MigrationPte, PoisonPte, Pte, SwapErrorPte, SwapPte
+from .pte import Entry, MarkerPte, MigrationPte, PoisonPte, Pte, SpecialPte, SwapErrorPte, SwapPte
 from .rmap import StableNode, new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
 from .shmem import shmem_get_folio
 from .task import Signalled, Task
@@ -51,6 +53,8 @@ def access(task: Task, vpn: int, data: str | None) -> str:
             raise Signalled(task, SigInfo(Signal.SIGKILL))
         entry = _translate(mm, vpn, data is not None)
         if entry is None:
+            if isinstance(special := mm.entry(vpn), SpecialPte):
+                return pfnmap.use(task.vm, special, data)
             task.raise_fault(handle_mm_fault(task, vpn, write=data is not None), vpn)
         elif entry.page.bad and task.vm.hardware:
             task.vm.machine_check(task, entry.page)

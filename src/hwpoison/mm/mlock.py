@@ -22,7 +22,10 @@ def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
     with mm.mmap_lock.write():
         if vma not in mm.vmas:
             raise SysError(Errno.ENOMEM, f"{vma} is there no more")
-        if vma.locked != on and vma.driver is None:  # else VM_SPECIAL
+        special = (
+            vma.driver is not None or vma.pfn is not None or (vma.mapping is not None and vma.mapping.fs.dax)
+        )
+        if vma.locked != on and not special:  # VM_SPECIAL, vma_is_dax()
             vma.locked = on
             _mark_pages(mm, vma, on=on)
     mm.vm.lru.add_drain_all()

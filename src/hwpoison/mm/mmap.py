@@ -86,6 +86,7 @@ class Vma:
         self.file: File | None = None  # vm_file: it stays open as long as it is mapped
         self.locked = False  # VM_LOCKED
         self.driver: Page | None = None  # VM_MIXEDMAP: a driver has put this page of its own there
+        self.pfn: int | None = None  # VM_PFNMAP: the frame that is mapped by its number (pfnmap.py)
         self.huge = False  # VM_HUGEPAGE
         self.mergeable = False  # VM_MERGEABLE
         self.anon_vma: AnonVma | None = None
@@ -294,7 +295,7 @@ def msync(vma: Vma) -> None:
 
     Raises SysError as that does. A private area has nothing to be written, a driver's file has no fsync.
     """
-    if vma.driver is not None:
+    if vma.driver is not None or vma.pfn is not None:
         raise SysError(Errno.EINVAL, f"{vma} is a driver's")
     if vma.shared and vma.file is not None:
         fsync(vma.file, vma.pgoff, vma.pgoff + vma.end - vma.start)
@@ -370,6 +371,7 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
     )
     copy.huge = vma.huge
     copy.driver = vma.driver
+    copy.pfn = vma.pfn
     copy.file = vma.file
     copy.mergeable = vma.mergeable
     copy.hstate = vma.hstate
@@ -388,7 +390,7 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
 
 def vma_needs_copy(vma: Vma) -> bool:
     """A child finds pages of a file, and the page of zeros, by its own faults: only the rest is copied."""
-    return vma.anon_vma is not None or vma.driver is not None
+    return vma.anon_vma is not None or vma.driver is not None or vma.pfn is not None
 
 
 def _copy_huge_pmd(vma: Vma, copy: Vma, first: int, table: PageTable) -> bool:

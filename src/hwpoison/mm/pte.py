@@ -70,6 +70,13 @@ class HugePte(Pte):
 
 
 @dataclass(frozen=True, slots=True)
+class SpecialPte:
+    """pte_special(): a frame that is mapped by its number alone; nobody looks for a struct page."""
+
+    pfn: int
+
+
+@dataclass(frozen=True, slots=True)
 class SwapPte:
     """The page is in swap, or on its way there. ``entry`` names the slot, which may be this entry's alone."""
 
@@ -108,4 +115,4 @@ class MarkerPte:
     """PTE_MARKER_POISONED: user space says that this memory is to count as bad (UFFDIO_POISON, 6.6)."""
 
 
-Entry = Pte | SwapPte | MigrationPte | PoisonPte | SwapErrorPte | MarkerPte
+Entry = Pte | SpecialPte | SwapPte | MigrationPte | PoisonPte | SwapErrorPte | MarkerPte

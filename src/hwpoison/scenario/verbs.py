@@ -12,7 +12,7 @@ POLICIES = ("default", "early", "late", "clear")
 SIGBUS_ACTIONS = ("default", "handler", "ignore", "blocked")
 FRAME_KINDS = (
     "slab", "vmalloc", "reserved", "vdso", "pagetable", "balloon", "free", "removable", "driver", "nostruct",
-    "hugepage",
+    "hugepage", "pmem-spare", "pmem-superblock", "pmem-driver", "register", "firmware", "registered",
 )  # fmt: skip
 HUGE_SIZES = ("2M",)
 SEALS = ("write", "future-write", "shrink", "grow")

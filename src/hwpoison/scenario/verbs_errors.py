@@ -33,6 +33,14 @@ class ErrorVerbs(Bench):
         zone = self.vm.zone
         if kind == "nostruct":
             self.frames[name] = zone.frames + 1
+        elif kind in ("register", "registered"):
+            self.frames[name] = zone.frames + (2 if kind == "register" else 3)
+            self.by_number.add(name)
+            if kind == "registered":
+                self.vm.registered.add(self.frames[name])
+        elif kind == "firmware":
+            self.frames[name] = slab.kernel_page(self.vm, "reserved").pfn
+            self.by_number.add(name)
         elif kind == "free":
             self.frames[name] = next(zone.free_pfns())
         elif kind.startswith("pmem-"):

@@ -12,6 +12,7 @@ from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import discard, do_mmap, map_driver, msync, munmap
 from hwpoison.mm.page import get_page, put_page
+from hwpoison.mm.pfnmap import remap_pfn
 from hwpoison.mm.shmem import shmem_lock
 from hwpoison.mm.split import split_huge_page
 
@@ -39,7 +40,9 @@ class MemoryVerbs(Bench):
             hugetlb=step.get("hugetlb"),
         )
         vma.locked = vma.mapping is not None and vma.mapping.fs.hidden  # mm/secretmem.c secretmem_mmap()
-        if frame is not None:
+        if frame in self.by_number:
+            remap_pfn(vma, self.look_up(step, "frame", self.frames, frame))
+        elif frame is not None:
             pfn = self.look_up(step, "frame", self.frames, frame)
             page = self.struct_page(step, pfn, frame)
             self.vm.held.add(page.head.pfn)  # the driver's own reference

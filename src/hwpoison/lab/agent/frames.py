@@ -26,6 +26,8 @@ FREE_RUN = 64  # a free frame is taken from the middle of so many: such blocks a
 SETTLED = 0.5  # seconds after which the page tables of a program that was replaced are free
 REAL_SWAP_TYPES = 16  # one swap area is in use, its type is near 0; those of the kernel are 23 and more
 SQES = 0x10000000  # IORING_OFF_SQES: a page that is all zeros as long as the ring is idle
+REGISTER = 0xFEB00000 // PAGE  # of a device, for all that the kernel knows; reads as zeros
+FIRMWARE = range(1, 8)  # all zeros
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE: an array in vmalloc memory that can be mapped
 
 
@@ -204,6 +206,19 @@ def vmalloc_memory() -> tuple[int, int]:
     """(descriptor, offset) to map one page of vmalloc memory: an array of BPF."""
     attributes = struct.pack("<5I", 2, 4, PAGE, 1, MMAPABLE).ljust(128, b"\0")
     return call(BPF, 0, ctypes.create_string_buffer(attributes, 128), 128), 0
+
+
+def firmware_frame() -> int:
+    """A page of the lowest memory, which belongs to the firmware and which /dev/mem lets us map."""
+    for pfn in FIRMWARE:
+        if flags(pfn) & pg.RESERVED and not is_bad(pfn):
+            return pfn
+    raise CannotSetUp("all pages of the firmware that the lab may use are known to be bad in this boot")
+
+
+def by_number(pfn: int) -> tuple[int, int]:
+    """(descriptor, offset) to map a frame by its number (STRICT_DEVMEM: it is no memory of the kernel's)."""
+    return os.open("/dev/mem", os.O_RDWR | os.O_SYNC), pfn * PAGE
 
 
 def frame_of(descriptor: int, offset: int) -> int:

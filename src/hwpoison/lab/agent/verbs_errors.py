@@ -41,6 +41,15 @@ class ErrorVerbs(Bench):
             found = KernelFrame(frames.free_frame(), owned=False)
         elif kind == "removable":
             found = KernelFrame(hotplug.removable_frame(), owned=False)
+        elif kind == "registered":
+            raise CannotSetUp(
+                "on x86 no driver maps memory without pages and tells the handler (nvgrace-gpu does)"
+            )
+        elif kind in ("register", "firmware"):
+            pfn = frames.REGISTER if kind == "register" else frames.firmware_frame()
+            found = KernelFrame(pfn, owned=kind == "firmware", source=frames.by_number(pfn))
+        elif kind.startswith("pmem-"):
+            found = KernelFrame(pmem.device(step.args["fs"]).frame(kind), owned=False)
         elif kind == "slab":
             found = KernelFrame(frames.frame_with(pg.SLAB, set()))
         elif kind == "reserved":
@@ -151,7 +160,9 @@ class ErrorVerbs(Bench):
 
     def do_unpoison(self, step: Step) -> None:
         frame = self.frames.get(step.subject)
-        hidden = frame is not None and frame.source is not None  # its owner does not show in its flags
+        # Its owner does not show in its flags, other than those of the firmware, or of no page at all.
+        shown = pg.RESERVED | pg.NOPAGE
+        hidden = frame is not None and frame.source is not None and not frames.flags(frame.pfn) & shown
         if frame is not None and hidden and not frames.words("/proc/kpagecount", frame.pfn)[0]:
             raise CannotSetUp("the kernel would free the page under its owner, which no guest lives through")
         pfn = frame.pfn if frame is not None else self.struck.get(self.key(step))
