@@ -53,10 +53,12 @@ class Filter:
     """The injection filter (debugfs hwpoison/corrupt-filter-*): other pages are left alone.
 
     ``fs``: only pages of files on the device of this file system (corrupt-filter-dev-major and -minor).
+    ``group``: only pages that this memory cgroup pays for (corrupt-filter-memcg).
     """
 
     enabled: bool = False
     fs: str | None = None
+    group: str | None = None
     flags_mask: int = 0
     flags_value: int = 0
 
@@ -65,6 +67,8 @@ class Filter:
         if not self.enabled:
             return False
         if self.fs is not None and not self._on_device(vm, pfn):
+            return True
+        if self.group is not None and vm.zone.page(pfn).head.memcg != self.group:
             return True
         if not self.flags_mask:
             return False

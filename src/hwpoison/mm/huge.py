@@ -54,6 +54,7 @@ def new_anon_huge_folio(vma: Vma, vpn: int) -> Page:
     """A new anonymous folio for the huge page around this address, with its reverse map and one reference."""
     anon_vma_prepare(vma)
     folio = vma.mm.vm.zone.alloc_zeroed(vma.mm.vm.pmd_order)
+    folio.memcg = vma.mm.group
     make_anon_huge(vma, vpn, folio)
     return folio
 

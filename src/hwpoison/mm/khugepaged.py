@@ -33,6 +33,7 @@ def madvise_collapse(mm: Mm, vpn: int) -> None:
         _scan(vma, first, table)
     try:
         folio = mm.vm.zone.alloc_zeroed(mm.vm.pmd_order)
+        folio.memcg = mm.group
         with mm.mmap_lock.read():
             _swap_in(first, *_find(mm, first))
     except OutOfMemory:

@@ -57,12 +57,27 @@ class Chooser(Protocol):
 class Path:
     """One path of execution in the kernel: a task in a system call, a worker, an interrupt."""
 
-    __slots__ = ("cpu", "ended", "error", "glet", "held", "held_mask", "name", "result", "task", "waits_for")
+    __slots__ = (
+        *(
+            "cpu",
+            "ended",
+            "error",
+            "glet",
+            "group",
+            "held",
+            "held_mask",
+            "name",
+            "result",
+            "task",
+            "waits_for",
+        ),
+    )
 
     def __init__(self, name: str, task: Any = None, cpu: int = 0) -> None:
         self.name = name
         self.task = task
         self.cpu = cpu
+        self.group = ""  # the memory cgroup that pays for pages (get_mem_cgroup_from_mm()); "": the root's
         self.held: list[Held] = []
         self.held_mask = 0
         self.waits_for: object | None = None

@@ -97,7 +97,16 @@ def _use(entry: Pte, data: str | None) -> str:
 
 
 def handle_mm_fault(task: Task, vpn: int, *, write: bool) -> Fault:
-    """Make the entry usable, or say why not."""
+    """Make the entry usable, or say why not. New pages are at the cost of the memory's cgroup."""
+    path = task.vm.paths.current
+    before, path.group = path.group, task.alive_mm().group
+    try:
+        return _handle_mm_fault(task, vpn, write=write)
+    finally:
+        path.group = before
+
+
+def _handle_mm_fault(task: Task, vpn: int, *, write: bool) -> Fault:
     mm = task.alive_mm()
     with mm.mmap_lock.read():
         vma = mm.find_vma(vpn)

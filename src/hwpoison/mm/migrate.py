@@ -125,6 +125,7 @@ def unmap_and_move(folio: Page, reason: Reason) -> int:
         return 0
     try:
         new = folio.vm.zone.alloc_pages(folio.order)
+        new.memcg = folio.memcg  # mem_cgroup_migrate()
     except OutOfMemory:
         return -Errno.ENOMEM
     folio_lock(folio)

@@ -127,6 +127,7 @@ class Mm:
         self.hugetlb_ptl = Lock(vm.paths, "ptl", f"{name}:huge")
         self.users: list[Task] = []
         self.inside: set[Task] = set()
+        self.group = ""  # the memory cgroup of its owner, by name; "": the root's
         self.next_vpn = FIRST_VPN
 
     def table(self, vpn: int) -> PageTable | None:
@@ -354,6 +355,7 @@ def dup_mmap(parent: Mm, child: Mm) -> None:
     """fork(2): the child's areas and entries. Private pages are shared read-only until one side writes."""
     with parent.mmap_lock.write(), child.mmap_lock.write(nested=True):
         child.next_vpn = parent.next_vpn
+        child.group = parent.group
         for vma in parent.vmas:
             _copy_vma(vma, parent, child)
 

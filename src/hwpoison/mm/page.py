@@ -79,6 +79,7 @@ class Page:
         "lock_owner",
         "mapcount",
         "mapping",
+        "memcg",
         "mlock_count",
         "order",
         "paths",
@@ -103,6 +104,9 @@ class Page:
         self.pincount = 0  # of a large folio: long-term pins; one page alone has them in its refcount
         self.mapping: AddressSpace | AnonVma | StableNode | None = None
         self.index = 0  # page offset in the mapping
+        self.memcg = (
+            ""  # in the head: the memory cgroup that pays for it, by its name; "": the root's, or none
+        )
         self.mlock_count = 0  # locked mappings, kept while on the unevictable list; under lru_lock
         self.private: object | None = None  # swap entry, file system data, allocator's mark
         self.content: str = ZEROS

@@ -164,6 +164,7 @@ class Zone:
             if self._check_new_pages(page, order):
                 break
         page.refcount = 0 if frozen else 1
+        page.memcg = self.vm.paths.current.group
         page.order = order
         if order:
             page.flags |= pg.COMPOUND_HEAD
@@ -304,6 +305,7 @@ def _free_page_prepare(page: Page) -> None:
         )
     page.mapping = None
     page.private = None
+    page.memcg = ""
     page.exclusive = False
     page.flags &= pg.HWPOISON
     page.head = page

@@ -229,6 +229,7 @@ def new_anon_page(vma: Vma, vpn: int, content: str) -> Page:
     vm = vma.mm.vm
     anon_vma = anon_vma_prepare(vma)
     page = vm.zone.alloc_pages()
+    page.memcg = vma.mm.group
     page.content = content
     page.mapping = anon_vma
     page.index = vma.index_of(vpn)

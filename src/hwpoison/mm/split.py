@@ -130,6 +130,7 @@ def _split(folio: Page, shape: list[tuple[int, int]]) -> list[Page]:
         part = pages[offset]
         part.order = order
         for page in pages[offset : offset + (1 << order)]:
+            page.memcg = folio.memcg
             page.head = part
         part.flags |= flags & COPIED | (pg.COMPOUND_HEAD if order else 0)
         part.mapping, part.index = mapping, first_index + offset

@@ -52,6 +52,7 @@ class SwapArea:
         self.count: dict[int, int] = {}  # slot → entries and files that name it
         self.cache: dict[int, Page] = {}  # the swap cache
         self.contents: dict[int, str] = {}  # what is on the device
+        self.groups: dict[int, str] = {}  # the memory cgroup that pays for each page that is out
 
     def alloc_slot(self) -> int | None:
         """A free slot with a count of zero, kept by the cache entry that follows; None when swap is full."""
@@ -104,6 +105,7 @@ class SwapArea:
     def _forget(self, slot: int) -> None:
         del self.count[slot]
         self.contents.pop(slot, None)
+        self.groups.pop(slot, None)
 
     def add_to_cache(self, page: Page, slot: int) -> bool:
         """add_to_swap_cache(): the page is locked; the cache takes a reference. False: the slot has one."""
@@ -113,6 +115,7 @@ class SwapArea:
             if not taken:
                 self.cache[slot] = page
                 page.private = slot
+                self.groups[slot] = page.memcg
         if taken:
             put_page(page)
             return False
@@ -182,6 +185,7 @@ class SwapArea:
             if slot not in self.count:
                 return None
             page = self.vm.zone.alloc_pages()
+            page.memcg = self.groups.get(slot, "")
             page.flags |= pg.SWAPBACKED
             folio_lock(page)
             if not self.add_to_cache(page, slot):

@@ -183,6 +183,7 @@ class Task:
             del leader.threads[1:]
             leader.comm = comm
             leader.mm = Mm(self.vm, f"{comm}:{leader.pid}")
+            leader.mm.group = old.group
             leader.mm.users.append(leader)
             if leader.sigbus == "handler":
                 leader.sigbus = "default"

@@ -74,6 +74,7 @@ VERBS: dict[str, Verb] = {
         Verb("fork", "task", "fork(2)", (AS,)),
         Verb("thread", "task", "a second thread of the process", (AS, POLICY)),
         Verb("clone", "task", "another process in the same memory: clone(CLONE_VM)", (AS,)),
+        Verb("group", "task", "move the process into a memory cgroup", (Parameter("into", "the cgroup"),)),
         Verb("exec", "task", "execve(2): new, empty memory"),
         Verb("exit", "task", "exit_group(2)"),
         Verb("prctl", "task", "change the memory error policy of a thread", (POLICY,)),
@@ -199,11 +200,12 @@ VERBS: dict[str, Verb] = {
         Verb(
             "filter",
             "state",
-            "the injection filter: only pages with these flags, or of files of one file system",
+            "the injection filter: only pages with these flags, of files of one file system, of one cgroup",
             (
                 Parameter("mask", "flag names, comma separated", default=""),
                 Parameter("value", "flag names, comma separated", default=""),
                 Parameter("fs", "a file system, for its device", optional=True),
+                Parameter("group", "a memory cgroup, which pays for the page", optional=True),
             ),
             choices=("on", "off"),
         ),

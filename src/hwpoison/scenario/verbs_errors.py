@@ -77,6 +77,7 @@ class ErrorVerbs(Bench):
     def do_filter(self, step: Step) -> None:
         self.failure.filter.enabled = step.subject == "on"
         self.failure.filter.fs = fs = step.get("fs")
+        self.failure.filter.group = step.get("group")
         if fs is not None and fs not in FILE_SYSTEMS:
             raise WrongUse(f"{self.where(step)}: {unknown_name('file system', fs, FILE_SYSTEMS)}")
         for field, text in (("flags_mask", step.args["mask"]), ("flags_value", step.args["value"])):

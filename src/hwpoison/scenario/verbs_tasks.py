@@ -38,6 +38,9 @@ class TaskVerbs(Bench):
         name = self.new_name(step, step.args["as"])
         self.tasks[name] = self.task(step, step.subject).clone_vm(name)
 
+    def do_group(self, step: Step) -> None:
+        self.task(step, step.subject).alive_mm().group = step.args["into"]
+
     def do_exec(self, step: Step) -> None:
         self.task(step, step.subject).execve(step.subject)
 

@@ -39,6 +39,7 @@ DEFAULTS = (
     ("/sys/kernel/debug/hwpoison/corrupt-filter-enable", "0"),
     ("/sys/kernel/debug/hwpoison/corrupt-filter-dev-major", "4294967295"),
     ("/sys/kernel/debug/hwpoison/corrupt-filter-dev-minor", "4294967295"),
+    ("/sys/kernel/debug/hwpoison/corrupt-filter-memcg", "0"),
     ("/sys/kernel/debug/hwpoison/corrupt-filter-flags-mask", "0"),
     ("/sys/kernel/debug/hwpoison/corrupt-filter-flags-value", "0"),
 )

@@ -21,7 +21,7 @@ from hwpoison.abi.problems import Problem
 from hwpoison.abi.records import Observation
 from hwpoison.lab.wire import Errand
 
-from . import frames, hotplug, huge, quiet
+from . import frames, groups, hotplug, huge, quiet
 from .bench import PROGRAM, AboutTo
 from .disks import Disks, make_swap, modules
 from .evidence import trace_instance
@@ -190,6 +190,8 @@ class Runner:
         if errand.swap:
             libc.swapoff(self.disks.get("swap").path.encode())
         self.files.empty(check="disk" in verbs)
+        if "group" in verbs:
+            groups.remove()
         if takes_memory(errand):
             hotplug.all_online()
         for core in ROOT.glob("core.*"):

@@ -13,7 +13,7 @@ from hwpoison.abi.records import Value
 from hwpoison.abi.signals import errno_name
 from hwpoison.scenario.steps import Step
 
-from . import frames, hotplug, huge
+from . import frames, groups, hotplug, huge, pmem
 from . import syscalls as nr
 from .bench import Bench, KernelFrame, named
 from .disks import modules
@@ -94,6 +94,8 @@ class ErrorVerbs(Bench):
         device = self.file_systems.device(fs) if (fs := step.get("fs")) else None
         for name, number in zip(("major", "minor"), device or (ANY, ANY), strict=True):
             write_once(f"{FILTER}dev-{name}", str(number))
+        group = step.get("group")
+        write_once(f"{FILTER}memcg", "0" if group is None else str(groups.number(group)))
         write_once(f"{FILTER}enable", "1" if step.subject == "on" else "0")
 
     def do_nomemory(self, step: Step) -> None:

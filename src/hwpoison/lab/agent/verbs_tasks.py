@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hwpoison.scenario.steps import Step
 
+from . import groups
 from .bench import Bench
 
 
@@ -23,6 +24,9 @@ class TaskVerbs(Bench):
 
     def do_clone(self, step: Step) -> None:
         self.tasks.clone_vm(self.tasks.get(step.subject), step.args["as"])
+
+    def do_group(self, step: Step) -> None:
+        groups.join(step.args["into"], self.tasks.get(step.subject).remote.pid)
 
     def do_exec(self, step: Step) -> None:
         self.tasks.execve(self.tasks.get(step.subject).process)

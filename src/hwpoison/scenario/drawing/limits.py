@@ -26,6 +26,9 @@ HUGE = "random scenarios of them still differ in a few ways, which are to be men
 NO_WAY_BACK = "a block of memory that stays out is missing in all later scenarios of the boot"
 NO_DRIVER = "the lab has no driver, or no program to make one"
 LARGE = "large folios are verified by scenarios of their own; random ones would need areas of 512 pages"
+GROUPS = "a memory cgroup has no other effect than on the filter, which scenarios of its own show"
+BY_NUMBER = "the handler is never asked, or has one answer"
+DAX = "persistent memory has scenarios of its own: no mark of it can be seen, and none is taken back"
 UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
     ("inject", "via", "scrub"): HARDWARE,
@@ -45,6 +48,19 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("file", "fs", "ext2"): NO_DRIVER,
     ("file", "fs", "btrfs"): NO_DRIVER,
     ("file", "fs", "fuse"): NO_DRIVER,
+    ("file", "fs", "ext4-dax"): DAX,
+    ("file", "fs", "xfs-dax"): DAX,
+    ("file", "fs", "xfs-dax-rmap"): DAX,
+    ("frame", "kind", "pmem-spare"): DAX,
+    ("frame", "kind", "pmem-superblock"): DAX,
+    ("frame", "kind", "pmem-driver"): DAX,
+    ("frame", "fs", ""): DAX,
+    ("frame", "kind", "register"): BY_NUMBER,
+    ("frame", "kind", "firmware"): "a bad one stays bad for the boot, and there are few",
+    ("frame", "kind", "registered"): NO_DRIVER,
+    ("map", "huge", "64K"): LARGE,
+    ("group", "", ""): GROUPS,
+    ("filter", "group", ""): GROUPS,
     ("file", "fs", "secret"): "6.1 of Debian has memfd_secret(2) switched off",
     ("merge", "", ""): "ksmd comes by when it comes by: each time takes a second of a guest",
     ("unmerge", "", ""): "nothing is merged",
