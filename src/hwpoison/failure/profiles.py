@@ -147,6 +147,7 @@ V6_1 = replace(
         swapoff_leaves_poison_entry=False,
         touch_activates=True,
         free_needs_first_page=True,
+        anon_folios=False,
         writes_in_chunks=False,
         swap_skips_zeros=False,
         checks_new_pages=True,

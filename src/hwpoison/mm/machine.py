@@ -132,6 +132,9 @@ class Traits:
     free_needs_first_page: bool = False
     """mm/madvise.c madvise_free_pte_range(): a huge page is not split for a part of it if its first page is
     mapped no more; seen on 6.1, and not on 6.12."""
+    anon_folios: bool = True
+    """mm/memory.c alloc_anon_folio(): anonymous folios smaller than a huge page, where they are switched on
+    (hugepages-64kB); since 6.8."""
     vmalloc_by_fault: bool = True
     """kernel/bpf/arraymap.c: a process that maps an array gets its pages by faults; since 7.3. Before, they
     are put there once, and do not come back."""

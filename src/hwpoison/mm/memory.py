@@ -26,6 +26,7 @@ from .inode import AddressSpace, SysError
 from .locks import KernelBug
 from .migrate_entries import migration_entry_wait
 from .mmap import Mm, PageTable, Vma, driver_answers_faults, insert_page
+from .mthp import do_anonymous_folio
 from .page import ZEROS, Page, folio_lock, folio_page, folio_trylock, folio_unlock, get_page, put_page
 from .page_alloc import OutOfMemory
 from .pte import Entry, MarkerPte, MigrationPte, PoisonPte, Pte, SpecialPte, SwapErrorPte, SwapPte

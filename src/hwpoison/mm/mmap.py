@@ -88,6 +88,7 @@ class Vma:
         self.driver: Page | None = None  # VM_MIXEDMAP: a driver has put this page of its own there
         self.pfn: int | None = None  # VM_PFNMAP: the frame that is mapped by its number (pfnmap.py)
         self.huge = False  # VM_HUGEPAGE
+        self.anon_order = 0  # of folios that its first touch makes where no huge page fits (mthp.py)
         self.mergeable = False  # VM_MERGEABLE
         self.anon_vma: AnonVma | None = None
         self.anon_vma_chain: list[AnonVma] = []
@@ -371,7 +372,7 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
         pgoff=vma.pgoff,
         writable=vma.writable,
     )
-    copy.huge = vma.huge
+    copy.huge, copy.anon_order = vma.huge, vma.anon_order
     copy.driver = vma.driver
     copy.pfn = vma.pfn
     copy.file = vma.file

@@ -125,7 +125,12 @@ VERBS: dict[str, Verb] = {
                 Parameter("first", "first page of the file", number=True, default="0"),
                 Parameter("shared", "MAP_SHARED", YES_NO, default="no"),
                 Parameter("hugetlb", "MAP_HUGETLB, with huge pages of this size", HUGE_SIZES, optional=True),
-                Parameter("huge", "MADV_HUGEPAGE, where huge pages fit", ("yes",), optional=True),
+                Parameter(
+                    "huge",
+                    "MADV_HUGEPAGE, where huge pages fit; or folios of 64 KiB",
+                    ("yes", "64K"),
+                    optional=True,
+                ),
             ),
         ),
         Verb("unmap", "area", "munmap(2)", (TASK,)),

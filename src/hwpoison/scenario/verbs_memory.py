@@ -19,6 +19,9 @@ from hwpoison.mm.split import split_huge_page
 from .bench import Area, Bench
 from .steps import Step
 
+ORDERS = {"64K": 4}
+"""Of folios of anonymous memory, by what they are called."""
+
 
 class MemoryVerbs(Bench):
     def do_map(self, step: Step) -> None:
@@ -36,9 +39,10 @@ class MemoryVerbs(Bench):
             file=None if name is None else self.open_file(step, name),
             pgoff=step.number("first"),
             shared=step.args["shared"] == "yes",
-            huge=step.get("huge") == "yes",
+            huge=step.get("huge") is not None,
             hugetlb=step.get("hugetlb"),
         )
+        vma.anon_order = ORDERS.get(step.get("huge") or "", 0)
         vma.locked = vma.mapping is not None and vma.mapping.fs.hidden  # mm/secretmem.c secretmem_mmap()
         if frame in self.by_number:
             remap_pfn(vma, self.look_up(step, "frame", self.frames, frame))

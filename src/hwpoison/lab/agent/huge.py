@@ -32,6 +32,7 @@ FILE_SYSTEM = "hugetlbfs"
 MOUNT_OPTIONS = "pagesize=2M"
 FILE_PAGE = 1 << SHIFTS["2M"]
 MOST_BAD_BLOCKS = 16
+THP = Path("/sys/kernel/mm/transparent_hugepage")
 BLOCK = 512  # bytes, the unit of st_blocks
 
 
@@ -77,6 +78,13 @@ def empty_pools() -> None:
 def map_flags(size: str) -> int:
     """What to add to the flags of mmap(2)."""
     return 0x40000 | SHIFTS[size] << MAP_HUGE_SHIFT  # MAP_HUGETLB
+
+
+def allow_folios(size: str) -> None:
+    """Let memory that is marked for huge pages have folios of this size; kernels before 6.8 have none."""
+    folder = THP / f"hugepages-{size[:-1]}kB"
+    if folder.is_dir():
+        write_once(str(folder / "enabled"), "madvise")
 
 
 def keep_bad_blocks() -> None:

@@ -36,6 +36,7 @@ DEFAULTS = (
     ("/proc/sys/vm/memory_failure_recovery", "1"),
     ("/proc/sys/vm/panic_on_unrecoverable_memory_failure", "0"),
     ("/proc/sys/vm/enable_soft_offline", "1"),
+    ("/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled", "never"),
     ("/sys/kernel/debug/hwpoison/corrupt-filter-enable", "0"),
     ("/sys/kernel/debug/hwpoison/corrupt-filter-dev-major", "4294967295"),
     ("/sys/kernel/debug/hwpoison/corrupt-filter-dev-minor", "4294967295"),

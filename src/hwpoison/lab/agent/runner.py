@@ -183,7 +183,7 @@ class Runner:
     def _clean_up(self, errand: Errand, bad: list[int]) -> list[int]:
         """Put everything back; the bad frames that stay so."""
         verbs = {step.verb for step in errand.steps}
-        if verbs & {"sysctl", "filter"}:
+        if verbs & {"sysctl", "filter"} or any(step.get("huge") == "64K" for step in errand.steps):
             quiet.put(quiet.DEFAULTS)
         if "merge" in verbs:
             quiet.put(quiet.KSM_FORGET)

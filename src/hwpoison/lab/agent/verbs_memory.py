@@ -70,12 +70,13 @@ class MemoryVerbs(Bench):
             there = task.remote.take(descriptor)
         else:
             flags |= nr.MAP_ANONYMOUS
-        if step.get("huge") == "yes":
+        if step.get("huge") is not None:
             huge.keep_bad_blocks()
+            huge.allow_folios(step.args["huge"])
         address = task.remote.call(nr.MMAP, address, pages * PAGE, nr.PROT_RW, flags, there, offset)
         if there >= 0:
             task.remote.call(nr.CLOSE, there)
-        if step.get("huge") == "yes":
+        if step.get("huge") is not None:
             task.remote.call(nr.MADVISE, address, pages * PAGE, nr.MADV_HUGEPAGE)
         shared = bool(flags & nr.MAP_SHARED)
         self.areas[step.subject] = Area(
