@@ -31,6 +31,7 @@ from .tasks import Task, Tasks
 
 PROGRAM = ROOT / "task"
 HAND = "(hand)"
+HUGE_PAGES = huge.FILE_PAGE // PAGE
 AboutTo = Callable[[int, int | None, list[Observation]], None]
 """Called with the number of a step that may stop the machine, the frame that it will poison if that is
 known and can be made good again, and all that was seen until then."""
@@ -100,6 +101,7 @@ class Bench:
         self.restless = False  # signals may come at any step
         self.evidence = Evidence()
         self.pools = huge.all_counters()
+        self.on_node = {size: huge.on_node(size) for size in huge.SHIFTS}  # of these, those of the first node
 
     @property
     def hand(self) -> Remote:
@@ -196,8 +198,17 @@ class Bench:
             self.slots.update({slot: pfn for slot, frame in self.slots.items() if frame == old})
         self.known[self.key(step)] = pfn
         area = self.areas.get(step.subject)
+        if frames.flags(pfn) & pg.HUGE:
+            self._forget_moved(*self.key(step), pfn)
         if area is not None and area.file is not None and not frames.flags(pfn) & pg.ANON:
             self.known[area.file, area.first + step.page] = pfn
+
+    def _forget_moved(self, name: str, index: int, pfn: int) -> None:
+        """A huge page of hugetlb is here now: what is known of its other parts may be where it was before."""
+        start = index & -HUGE_PAGES
+        for other in range(start, start + HUGE_PAGES):
+            if self.known.get((name, other), pfn - index + other) != pfn - index + other:
+                del self.known[name, other]
 
     def _in_swap_cache(self, name: str, index: int) -> int | None:
         """The frame that a page had before it was unmapped, if the swap cache has it still."""

@@ -33,6 +33,8 @@ MOUNT_OPTIONS = "pagesize=2M"
 FILE_PAGE = 1 << SHIFTS["2M"]
 MOST_BAD_BLOCKS = 16
 THP = Path("/sys/kernel/mm/transparent_hugepage")
+WORD_BITS = 64
+NODE = Path("/sys/devices/system/node/node0/hugepages")
 BLOCK = 512  # bytes, the unit of st_blocks
 
 
@@ -45,22 +47,38 @@ def counters(size: str) -> dict[str, int]:
     folder = _folder(size)
     if not folder.is_dir():
         return dict.fromkeys(COUNTERS, 0)
-    return {name: int((folder / file).read_text()) for name, file in COUNTERS.items()}
+    return {name: _signed(int((folder / file).read_text())) for name, file in COUNTERS.items()}
+
+
+def _signed(number: int) -> int:
+    """A promise whose page somebody still holds when its owner goes makes a counter less than nothing."""
+    return number - (1 << WORD_BITS) if number >> WORD_BITS - 1 else number
 
 
 def all_counters() -> dict[str, dict[str, int]]:
     return {size: counters(size) for size in SHIFTS}
 
 
+def on_node(size: str) -> int:
+    """How many of its pages are on the first node."""
+    name = NODE / _folder(size).name / "nr_hugepages"
+    return int(name.read_text()) if name.exists() else 0
+
+
 def set_pool(size: str, pages: int, surplus: int) -> None:
-    """Ask for so many pages. NeedsFreshBoot if memory is too fragmented by now."""
+    """Ask for so many pages on the first node, where tasks run: a pool counts what is too many by node.
+
+    NeedsFreshBoot if memory is too fragmented by now.
+    """
     folder = _folder(size)
     if not folder.is_dir():
         raise CannotSetUp(f"this guest has no huge pages of {size}")
-    if surplus:
-        write_once(str(folder / "nr_overcommit_hugepages"), str(surplus))
-    write_once(str(folder / "nr_hugepages"), str(pages))
-    found = int((folder / "nr_hugepages").read_text())
+    overcommit = folder / "nr_overcommit_hugepages"
+    if int(overcommit.read_text()) != surplus:  # 1 GiB pages refuse to be overcommitted even by 0
+        write_once(str(overcommit), str(surplus))
+    name = NODE / folder.name / "nr_hugepages"
+    write_once(str(name), str(pages))
+    found = int(name.read_text())
     if found < pages:
         raise NeedsFreshBoot(f"only {found} of {pages} huge pages of {size} could be had")
 
@@ -71,7 +89,7 @@ def empty_pools() -> None:
         if _folder(size).is_dir():
             for file in ("nr_overcommit_hugepages", "nr_hugepages"):
                 name = _folder(size) / file
-                if int(name.read_text()):  # 1 GiB pages refuse to be overcommitted even by 0
+                if int(name.read_text()):
                     write_once(str(name), "0")
 
 

@@ -21,7 +21,7 @@ SEIZE, INTERRUPT, DETACH, PEEK, POKE = 0x4206, 0x4207, 17, 2, 5
 ALL_CHILDREN = 0x40000000  # __WALL: of other threads as well
 WORD = 8
 NO_SUCH_COMMAND = 1199  # of fcntl(2): what a program gets that asks for lost ranges
-DUMP_EVERYTHING = "0x3f"  # coredump_filter: private and shared, anonymous and of files
+DUMP_EVERYTHING = "0x7f"  # coredump_filter: private and shared, anonymous, of files and of huge pages
 
 
 class AccessVerbs(Bench):

@@ -224,7 +224,7 @@ class ErrorVerbs(Bench):
     def do_hugepages(self, step: Step) -> None:
         before = self.pools[step.subject]
         huge.keep_bad_blocks()
-        huge.set_pool(step.subject, before["nr"] + step.number("pages"), step.number("surplus"))
+        huge.set_pool(step.subject, self.on_node[step.subject] + step.number("pages"), step.number("surplus"))
         # What earlier scenarios left in use was surplus, and is the pool's own again now that it has grown.
         before["surplus"] = 0
 
