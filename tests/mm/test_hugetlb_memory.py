@@ -12,9 +12,12 @@ from hwpoison.mm.gup import pin_user_page, unpin_user_page
 from hwpoison.mm.hugetlb import Hstate
 from hwpoison.mm.hugetlb_unmap import try_to_unmap_huge
 from hwpoison.mm.inode import File, SysError
-from hwpoison.mm.machine import Machine
+from hwpoison.mm.khugepaged import madvise_collapse
+from hwpoison.mm.machine import Machine, Traits
+from hwpoison.mm.madvise import madvise_free, uffd_poison
 from hwpoison.mm.memory import load, store
-from hwpoison.mm.mmap import Vma, do_mmap, munmap
+from hwpoison.mm.migrate import move_page_of
+from hwpoison.mm.mmap import Vma, discard, do_mmap, munmap
 from hwpoison.mm.page import Page, get_page, locked
 from hwpoison.mm.proc import page_count, pagemap_entry, stable_page_flags
 from hwpoison.mm.pte import Pmd, PoisonPte
@@ -207,3 +210,87 @@ def test_the_note_is_inherited_by_fork(vm: Machine, task: Task) -> None:
         try_to_unmap_huge(head)
     child = task.fork("B")
     assert isinstance(child.alive_mm().hugetlb[vma.start], PoisonPte)
+
+
+def test_a_parent_without_memory_for_a_copy_takes_the_page_from_its_child(vm: Machine, task: Task) -> None:
+    vm.hugetlb.set_max_huge_pages(vm.hugetlb.hstates["2M"], 1)
+    vma = area(task)
+    store(task, vma.start, "old")
+    child = task.fork("B")
+    store(task, vma.start, "new")
+    assert load(task, vma.start) == "new"
+    child.sigbus = "handler"
+    with pytest.raises(Signalled) as hit:
+        load(child, vma.start)
+    assert hit.value.info.code is SiCode.BUS_ADRERR
+
+
+def test_fork_fails_without_memory_for_the_copy_of_a_pinned_page(vm: Machine, task: Task) -> None:
+    vm.hugetlb.set_max_huge_pages(vm.hugetlb.hstates["2M"], 1)
+    vma = area(task)
+    page = pin_user_page(task, vma.start)
+    with pytest.raises(SysError) as refused:
+        task.fork("B")
+    assert refused.value.errno is Errno.ENOMEM
+    unpin_user_page(page)
+    assert (page.refcount, page.entire_mapcount) == (1, 1)
+    assert vm.check() == []
+
+
+@pytest.mark.parametrize(("traits", "reserved"), [(Traits(), 1), (Traits(unmapping_promises_anew=False), 0)])
+def test_a_page_that_is_given_up_is_promised_anew(
+    machine: Callable[..., Machine], traits: Traits, reserved: int
+) -> None:
+    vm = machine(frames=256, huge_order=2, gigantic_order=4, traits=traits)
+    h, task = vm.hugetlb.hstates["2M"], vm.new_task("A")
+    vm.hugetlb.set_max_huge_pages(h, 1)
+    vma = area(task)
+    store(task, vma.start, "x")
+    discard(task.alive_mm(), vma, vma.start, vma.start + PAGES - 1)
+    assert (h.reserved, len(h.free_list)) == (0, 0)
+    discard(task.alive_mm(), vma, vma.start, vma.start + PAGES)
+    assert (h.reserved, len(h.free_list)) == (reserved, 1)
+    munmap(task.alive_mm(), vma)
+    assert h.reserved == 0
+
+
+def test_a_promise_whose_page_is_pinned_is_missing_until_the_pin_goes(h: Hstate, task: Task) -> None:
+    vma = area(task)
+    page = pin_user_page(task, vma.start)
+    munmap(task.alive_mm(), vma)
+    assert (h.reserved, len(h.free_list)) == (-1, 2)
+    unpin_user_page(page)
+    assert (h.reserved, len(h.free_list)) == (0, 3)
+
+
+def test_areas_of_huge_pages_are_taken_whole(vm: Machine, task: Task) -> None:
+    file = File(vm.create("h", "hugetlbfs", 2 * PAGES), "fd")
+    mm, vma = task.alive_mm(), area(task)
+    calls = [
+        lambda: do_mmap(mm, PAGES, file=file, pgoff=1),
+        lambda: munmap(mm, vma, 1),
+        lambda: discard(mm, vma, vma.start + 1, vma.end),
+        lambda: madvise_free(mm, vma.start),
+        lambda: madvise_collapse(mm, vma.start),
+        lambda: uffd_poison(mm, vma.start),
+    ]
+    for call in calls:
+        with pytest.raises(SysError) as refused:
+            call()
+        assert refused.value.errno is Errno.EINVAL
+    munmap(mm, vma, PAGES)
+    assert mm.vmas == []
+
+
+def test_what_is_freed_on_a_node_with_too_many_pages_leaves_the_pool(h: Hstate, task: Task) -> None:
+    h.overcommit = 1
+    vmas = [area(task) for _ in range(4)]
+    for vma in vmas:
+        store(task, vma.start, "x")
+    assert h.surplus_at == [1, 0]
+    assert move_page_of(task.alive_mm(), vmas[0].start) == 0
+    assert h.surplus_at == [0, 1]
+    munmap(task.alive_mm(), vmas[1])
+    assert (h.nr, len(h.free_list)) == (4, 1)
+    munmap(task.alive_mm(), vmas[0])
+    assert (h.nr, len(h.free_list), h.surplus) == (3, 1, 0)

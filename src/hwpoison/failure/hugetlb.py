@@ -10,10 +10,11 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import Errno
 from hwpoison.mm.hugetlb import is_huge, state_of
-from hwpoison.mm.locks import atomic_add
+from hwpoison.mm.locks import atomic_add, test_and_set
 from hwpoison.mm.page import Page, folio_lock, folio_try_get, folio_unlock, put_page
 
 from .flags import MF_ACTION_REQUIRED, MF_COUNT_INCREASED
@@ -87,7 +88,7 @@ def try_memory_failure_hugetlb(failure: MemoryFailure, page: Page, flags: int) -
     head = page.head
     folio_lock(head)
     if failure.filter.refuses(failure.vm, page.pfn):
-        return _filtered(failure, page, flags, found, cleared)
+        return _filtered(failure, page, found, cleared)
     if found is Found.FREE:
         folio_unlock(head)
         return _free(failure, page)
@@ -100,11 +101,13 @@ def try_memory_failure_hugetlb(failure: MemoryFailure, page: Page, flags: int) -
     return failure.page_action(page, saved)
 
 
-def _filtered(failure: MemoryFailure, page: Page, flags: int, found: Found, cleared: bool) -> int:
-    """Spared. By madvise(2) the huge page stays bad all the same, without a bad frame: seen on 6.1 to 7.3."""
+def _filtered(failure: MemoryFailure, page: Page, found: Found, cleared: bool) -> int:
+    """Spared, and yet the frame gets the mark that it would have had if the huge page had been dissolved: for
+    its first frame that is the mark of all of it, for others it shows later. Seen on 6.1 to 7.3."""
     head = page.head
-    if not flags & MF_COUNT_INCREASED:
-        failure.vm.hugetlb.clear_hwpoison(page)
+    failure.vm.hugetlb.clear_hwpoison(page)
+    for frame in state_of(page).raw:
+        test_and_set(frame, pg.HWPOISON)
     state_of(page).raw.clear()
     if cleared:
         state_of(page).migratable = True

@@ -165,6 +165,7 @@ V6_1 = replace(
         large_folios=(),
         splits_to_any_order=False,
         hugetlb_read_refuses_all=True,
+        unmapping_promises_anew=False,
         tails_show_folio=False,
         shmem_write_refuses_folio=False,
         truncate_writes=("xfs",),

@@ -41,7 +41,7 @@ class Hstate:
     order: int
     nr: int = 0  # nr_huge_pages: all there are
     reserved: int = 0  # resv_huge_pages: promised to mappings that have not touched them yet
-    surplus: int = 0  # beyond what the administrator asked for
+    surplus_at: list[int] = field(default_factory=lambda: [0, 0])  # beyond what was asked for, by node
     overcommit: int = 0  # so many may be
     free_list: list[Page] = field(default_factory=list)  # the next one to be taken first
 
@@ -53,6 +53,11 @@ class Hstate:
     @property
     def shift(self) -> int:
         return SHIFTS[self.size]
+
+    @property
+    def surplus(self) -> int:
+        """surplus_huge_pages. Which pages it is nobody knows: one that is freed on such a node goes away."""
+        return sum(self.surplus_at)
 
     @property
     def persistent(self) -> int:
@@ -69,11 +74,15 @@ class HugeState:
     """What the kernel keeps in a huge page's own words (HPageFlags): ``page.private`` of the head."""
 
     hstate: Hstate
+    node: int = 0
+    """0, where everybody runs and pools are made, or 1, where a page gets by move_pages(2)."""
     freed: bool = False
     migratable: bool = False
     """In use, and set up so far that others may take references."""
     temporary: bool = False
     """Beside the pool's own, while contents move: it goes back to the allocator, not to the pool."""
+    restores_promise: bool = False
+    """Its end makes good a promise of its owner's, who has given it up and may touch that place again."""
     raw: list[Page] = field(default_factory=list)
     """raw_hwp_list: the frames known to be bad."""
     raw_unreliable: bool = False
@@ -123,20 +132,20 @@ class Hugetlb:
         """A write to nr_hugepages: grow as far as memory goes, shrink as far as pages are free."""
         with self.lock:
             while h.surplus and count > h.persistent:
-                h.surplus -= 1
+                h.surplus_at[0 if h.surplus_at[0] else 1] -= 1
         while h.persistent < count and self._grow(h, surplus=False):
             pass
         while True:
             with self.lock:
                 least = h.reserved + h.nr - len(h.free_list)
                 if h.persistent <= max(count, least):
-                    h.surplus += max(0, h.persistent - count)
+                    h.surplus_at[0] += max(0, h.persistent - count)
                     return
                 page = h.free_list[0]
                 self._remove(h, page, surplus=False)
             self._update_and_free(page)
 
-    def _grow(self, h: Hstate, *, surplus: bool) -> bool:
+    def _grow(self, h: Hstate, *, surplus: bool, node: int = 0) -> bool:
         """One more page, free; False without memory for it. Nobody has a reference at any time (B2)."""
         try:
             page = self.vm.zone.alloc_pages(h.order, frozen=True)
@@ -144,9 +153,9 @@ class Hugetlb:
             return False
         with self.lock:
             page.flags |= pg.HUGE
-            page.private = HugeState(h)
+            page.private = HugeState(h, node)
             h.nr += 1
-            h.surplus += surplus
+            h.surplus_at[node] += surplus
             self._enqueue(h, page)
         return True
 
@@ -157,6 +166,7 @@ class Hugetlb:
 
     def reserve(self, h: Hstate, count: int) -> None:
         """hugetlb_acct_memory(): promise pages to a new mapping, with surplus ones if need be; ENOMEM."""
+        grown = 0
         while True:
             with self.lock:
                 needed = h.reserved + count - len(h.free_list)
@@ -165,22 +175,24 @@ class Hugetlb:
                     return
                 allowed = h.surplus < h.overcommit
             if not allowed or not self._grow(h, surplus=True):
-                self._return_unused_surplus(h)
+                self._return_surplus(h, grown)
                 raise SysError(Errno.ENOMEM, f"{count} huge pages of {h.size} cannot be promised")
+            grown += 1
 
     def unreserve(self, h: Hstate, count: int) -> None:
-        """Promised pages that are not wanted any more; surplus ones go back to the allocator."""
+        """return_unused_surplus_pages(): promised pages that are not wanted any more; as many surplus ones go
+        back to the allocator."""
         with self.lock:
             h.reserved -= count
-        self._return_unused_surplus(h)
+        self._return_surplus(h, count)
 
-    def _return_unused_surplus(self, h: Hstate) -> None:
-        """return_unused_surplus_pages()"""
-        while True:
+    def _return_surplus(self, h: Hstate, most: int) -> None:
+        for _ in range(most):
             with self.lock:
-                if not h.surplus or h.available <= 0:
+                free = (page for page in h.free_list if h.surplus_at[state_of(page).node])
+                page = next(free, None)
+                if page is None:
                     return
-                page = h.free_list[0]
                 self._remove(h, page, surplus=True)
             self._update_and_free(page)
 
@@ -200,14 +212,34 @@ class Hugetlb:
             frame.content = ZEROS
         return page
 
-    def alloc_for_migration(self, h: Hstate) -> Page | None:
-        """alloc_hugetlb_folio_nodemask(): a free page that is promised to nobody, or one beside the pool."""
-        page = self._dequeue(h, reserved=False)
-        if page is None and self._grow(h, surplus=False):
-            page = self._dequeue(h, reserved=False, new=True)
-            if page is not None:
-                state_of(page).temporary = True
-        return page
+    def alloc_for_migration(self, page: Page, *, other_node: bool) -> Page | None:
+        """alloc_hugetlb_folio_nodemask(): a free page that is promised to nobody, or one beside the pool.
+
+        ``other_node``: nowhere but on the other node; else rather on the same.
+        """
+        old = state_of(page)
+        node, h = (1 - old.node if other_node else old.node), old.hstate
+        new = self._dequeue(h, reserved=False, node=node, only=other_node)
+        if new is None and self._grow(h, surplus=False, node=node):
+            new = self._dequeue(h, reserved=False, new=True, node=node, only=other_node)
+            if new is not None:
+                state_of(new).temporary = True
+        return new
+
+    def moved(self, old: Page, new: Page) -> None:
+        """move_hugetlb_state(): the new page is there to stay, so the old one is beside the pool now.
+
+        With it moves what counts as too many, whichever page that was.
+        """
+        before, after = state_of(old), state_of(new)
+        if not after.temporary:
+            return
+        before.temporary, after.temporary = True, False
+        with self.lock:
+            surplus = before.hstate.surplus_at
+            if before.node != after.node and surplus[before.node]:
+                surplus[before.node] -= 1
+                surplus[after.node] += 1
 
     def isolate(self, page: Page) -> bool:
         """folio_isolate_hugetlb(): keep others from taking the page, by a reference; whether it could be."""
@@ -223,11 +255,15 @@ class Hugetlb:
             state_of(page).migratable = True
         put_page(page)
 
-    def _dequeue(self, h: Hstate, *, reserved: bool, new: bool = False) -> Page | None:
+    def _dequeue(
+        self, h: Hstate, *, reserved: bool, new: bool = False, node: int = 0, only: bool = False
+    ) -> Page | None:
         with self.lock:
             if not reserved and not new and h.available <= 0:
                 return None
-            page = next((page for page in h.free_list if not page.flags & pg.HWPOISON), None)
+            good = [page for page in h.free_list if not page.flags & pg.HWPOISON]
+            here = [page for page in good if state_of(page).node == node]
+            page = next(iter(here if only else [*here, *good]), None)
             if page is None:
                 return None
             h.free_list.remove(page)
@@ -245,7 +281,9 @@ class Hugetlb:
             page.flags &= pg.HUGE | pg.COMPOUND_HEAD | pg.HWPOISON
             state = state_of(page)
             state.migratable = False
-            if not h.surplus and not state.temporary:
+            h.reserved += state.restores_promise
+            state.restores_promise = False
+            if not h.surplus_at[state.node] and not state.temporary:
                 self._enqueue(h, page)
                 return
             self._remove(h, page, surplus=not state.temporary)
@@ -260,7 +298,7 @@ class Hugetlb:
             h.free_list.remove(page)
             state.freed = False
         h.nr -= 1
-        h.surplus -= surplus
+        h.surplus_at[state.node] -= surplus
 
     def _update_and_free(self, page: Page) -> None:
         """update_and_free_hugetlb_folio(): an ordinary block again, each bad frame with its own mark.
@@ -288,7 +326,7 @@ class Hugetlb:
             state = state_of(page)
             if page.refcount or not state.freed or state.hstate.available <= 0:
                 return -Errno.EBUSY
-            self._remove(state.hstate, page, surplus=False)
+            self._remove(state.hstate, page, surplus=state.hstate.surplus_at[state.node] > 0)
         self._update_and_free(page)
         return 0
 

@@ -13,15 +13,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
+from hwpoison.abi.signals import Errno
 
 from .fault import Fault
 from .filemap import filemap_lock_folio
 from .hugetlb import add_huge_rmap, frames_of, remove_huge_rmap, state_of
-from .hugetlb_unmap import hstate_of, huge_start
+from .hugetlb_unmap import hstate_of, huge_start, zap_huge_entry
 from .hugetlbfs import add_to_page_cache
+from .inode import SysError
 from .page import Page, folio_mapcount, folio_unlock, get_page, put_page, set_flags
 from .pte import Entry, MigrationPte, Pmd, PoisonPte
-from .rmap import anon_vma_prepare
+from .rmap import AnonVma, anon_vma_prepare, areas
 
 if TYPE_CHECKING:
     from .mmap import Mm, Vma
@@ -38,7 +40,7 @@ def reserve_pages(vma: Vma) -> None:
         mapping.reserve_map |= new
     else:
         pools.reserve(h, len(starts))
-        vma.reserved = set(starts)
+        vma.reserved, vma.resv_owner = set(starts), True
 
 
 def close(vma: Vma) -> None:
@@ -87,6 +89,8 @@ def _no_page(vma: Vma, start: int, write: bool) -> Fault:
     """hugetlb_no_page(): the first touch: the file's page, or a new one."""
     mapping = vma.mapping
     page: Page | None = None
+    if vma.resv_unmapped:
+        return Fault.SIGBUS
     if mapping is not None:
         index = vma.index_of(start)
         if index >= mapping.host.size:
@@ -164,7 +168,10 @@ def _copy(vma: Vma, start: int, entry: Pmd, *, written: bool = True) -> Fault:
     mm, old = vma.mm, entry.page
     new = _alloc(vma, start)
     if new is None:
-        return Fault.SIGBUS
+        if not (vma.resv_owner and old.anon):
+            return Fault.SIGBUS
+        _unmap_ref_private(vma, start, old)
+        return Fault.RETRY  # it is its own by now
     for source, frame in zip(frames_of(old), frames_of(new), strict=True):
         content = mm.vm.copy_mc(source)
         if content is None:
@@ -182,6 +189,25 @@ def _copy(vma: Vma, start: int, entry: Pmd, *, written: bool = True) -> Fault:
     state_of(new).migratable = True
     put_page(old)
     return Fault.DONE
+
+
+def _unmap_ref_private(vma: Vma, start: int, page: Page) -> None:
+    """unmap_ref_private(): without memory for a copy, the owner of the promise takes it from its children.
+
+    They may not go on as if it had never been written to: whatever is missing in their areas is an error.
+    """
+    anon_vma = page.mapping
+    if not isinstance(anon_vma, AnonVma):
+        return
+    with anon_vma.rwsem.read():
+        others = [(other, vpn) for other, vpn in areas(anon_vma, page.index) if not other.resv_owner]
+    for other, vpn in others:
+        mm = other.mm
+        with mm.hugetlb_ptl:
+            entry = mm.hugetlb.get(huge_start(other, vpn))
+            if isinstance(entry, Pmd) and entry.page is page:
+                other.resv_unmapped = True
+                zap_huge_entry(other, huge_start(other, vpn))
 
 
 def copy_huge_range(vma: Vma, copy: Vma) -> None:
@@ -224,7 +250,7 @@ def _copy_pinned(vma: Vma, copy: Vma, start: int, entry: Pmd) -> bool:
         set_flags(own, pg.UPTODATE)
     put_page(entry.page)
     if own is None:
-        return True
+        raise SysError(Errno.ENOMEM, "no huge page for the copy of a pinned one")
     with parent.hugetlb_ptl, child.hugetlb_ptl.nested():
         same = parent.hugetlb.get(start) is entry
         if same:

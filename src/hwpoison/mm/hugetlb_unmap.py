@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .filemap import folio_mark_dirty
-from .hugetlb import Hstate, remove_huge_rmap
+from .hugetlb import Hstate, remove_huge_rmap, state_of
 from .inode import AddressSpace
 from .locks import KernelBug
 from .page import Page, put_page
@@ -39,6 +39,10 @@ def zap_huge_entry(vma: Vma, start: int) -> None:
         if entry.dirty:
             folio_mark_dirty(entry.page)
         remove_huge_rmap(entry.page)
+        anew = vma.mm.vm.traits.unmapping_promises_anew and vma.resv_owner and entry.page.anon
+        if anew and not hstate_of(vma).surplus:
+            state_of(entry.page).restores_promise = True
+            vma.reserved.add(start)
         put_page(entry.page)
 
 

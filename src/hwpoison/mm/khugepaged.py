@@ -54,7 +54,7 @@ def _find(mm: Mm, first: int) -> tuple[Vma, PageTable]:
     vma, table = mm.find_vma(first), mm.table(first)
     if vma is None:
         raise SysError(Errno.ENOMEM, f"nothing is mapped at {first:#x}")
-    if vma.end < first + mm.ptrs_per_pte or vma.mapping is not None:
+    if vma.end < first + mm.ptrs_per_pte or vma.mapping is not None or vma.hstate is not None:
         raise SysError(Errno.EINVAL, f"no huge page fits at {first:#x}")
     if table is None or not (table.entries or table.huge):
         raise SysError(Errno.EINVAL, f"nothing is mapped at {first:#x}")

@@ -19,8 +19,10 @@ def madvise_free(mm: Mm, vpn: int) -> None:
     Not of a page that others map, too. EINVAL for a file's memory, and for locked memory.
     """
     vma = mm.find_vma(vpn)
-    if vma is None or vma.mapping is not None or vma.driver is not None or vma.pfn is not None or vma.locked:
-        raise SysError(Errno.EINVAL, f"{vpn:#x} is no anonymous memory, or locked")
+    if vma is None or vma.mapping is not None or vma.driver is not None or vma.pfn is not None:
+        raise SysError(Errno.EINVAL, f"{vpn:#x} is no anonymous memory")
+    if vma.locked or vma.hstate is not None:
+        raise SysError(Errno.EINVAL, f"{vpn:#x} is locked, or a huge page of a pool")
     entry = mm.entry(vpn)
     if isinstance(entry, Pte) and entry.page.head.order and entry.page.anon and _splits(mm, vpn, entry.page):
         split_for_part(entry.page)
@@ -59,6 +61,8 @@ def uffd_poison(mm: Mm, vpn: int) -> None:
     if not mm.vm.traits.knows_poison_markers:
         raise SysError(Errno.EINVAL, "this kernel does not know the feature")
     vma = mm.find_vma(vpn)
+    if vma is not None and vma.hstate is not None:
+        raise SysError(Errno.EINVAL, f"{vpn:#x} is a part of a huge page of a pool: only all of it can be")
     if vma is None or vma.driver is not None or (vma.mapping is not None and not vma.mapping.fs.userfault):
         raise SysError(Errno.EINVAL, f"{vpn:#x} is neither anonymous memory nor that of tmpfs")
     if vma.mapping is not None and vma.index_of(vpn) >= vma.mapping.host.size:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
-from .hugetlb import is_huge, state_of
+from .hugetlb import is_huge
 from .hugetlb_unmap import try_to_migrate_huge
 from .inode import AddressSpace
 from .locks import read_once
@@ -161,13 +161,13 @@ def _done(folio: Page, reason: Reason) -> None:
         put_page(folio)
 
 
-def unmap_and_move_huge_page(head: Page, _reason: Reason) -> int:
+def unmap_and_move_huge_page(head: Page, reason: Reason) -> int:
     """The same for a hugetlb page. The old one goes to its pool, or is freed if the new one was extra."""
     pools = head.vm.hugetlb
     if read_once(head, "refcount") == 1:
         pools.putback(head)
         return 0
-    new = pools.alloc_for_migration(state_of(head).hstate)
+    new = pools.alloc_for_migration(head, other_node=reason is Reason.SYSCALL)
     if new is None:
         return -Errno.ENOMEM
     folio_lock(head)
@@ -180,8 +180,7 @@ def unmap_and_move_huge_page(head: Page, _reason: Reason) -> int:
         remove_huge_migration_entries(head, head if result else new)
     folio_unlock(new)
     if result == 0:
-        # The new page is there to stay, so it is the old one now that is beside the pool.
-        state_of(head).temporary, state_of(new).temporary = state_of(new).temporary, False
+        pools.moved(head, new)
     folio_unlock(head)
     if result == 0:
         pools.putback(head)

@@ -95,6 +95,8 @@ class Vma:
         self.hstate: Hstate | None = None  # of an area of huge pages
         self.hugetlb_lock = RwSem(mm.paths, "hugetlb_vma_lock")
         self.reserved: set[int] = set()  # starts of huge pages promised to this private area and not used yet
+        self.resv_owner = False  # HPAGE_RESV_OWNER: what was promised to a private area is still its own
+        self.resv_unmapped = False  # HPAGE_RESV_UNMAPPED: the owner of the promises has taken a page from it
 
     @property
     def mapping(self) -> AddressSpace | None:
@@ -213,6 +215,8 @@ def do_mmap(
     if file is not None and file.inode.fs.huge:
         hugetlb = "2M"
     h = mm.vm.hugetlb.hstates[hugetlb] if hugetlb is not None else None
+    if h is not None and file is not None and pgoff % h.pages:
+        raise SysError(Errno.EINVAL, f"page {pgoff} is in the middle of a huge page")
     if file is not None and shared and writable and file.inode.seals & {"write", "future-write"}:
         raise SysError(Errno.EPERM, f"{file.inode} is sealed against writing")
     with mm.mmap_lock.write():
@@ -269,8 +273,10 @@ def insert_page(vma: Vma, vpn: int, page: Page) -> None:
         table.entries[vpn] = Pte(page, writable=vma.writable)
 
 
-def munmap(mm: Mm, vma: Vma) -> None:
-    """munmap(2) of one whole area."""
+def munmap(mm: Mm, vma: Vma, pages: int | None = None) -> None:
+    """munmap(2) of one whole area; ``pages``: as somebody calls it who has asked for so many."""
+    if pages is not None and vma.hstate is not None and pages % vma.hstate.pages:
+        raise SysError(Errno.EINVAL, f"{pages} pages are no whole number of huge pages")
     with mm.mmap_lock.write():
         if vma in mm.vmas:  # another thread may have been faster
             unmap_vma(mm, vma)
@@ -334,7 +340,10 @@ def discard(mm: Mm, vma: Vma, start: int, end: int) -> None:
     elif vma.locked:
         raise SysError(Errno.EINVAL, f"{vma} is locked")
     with mm.mmap_lock.read():
-        zap_page_range(vma, start, end)
+        if vma.hstate is not None:
+            unmap_huge_range(vma, start, end)
+        else:
+            zap_page_range(vma, start, end)
 
 
 def exit_mmap(mm: Mm) -> None:

@@ -20,6 +20,7 @@ from hwpoison.abi.signals import (
 )
 
 from .fault import FAULT_SIGNALS, Fault
+from .inode import SysError
 from .locks import KernelBug, Lock
 from .mmap import Mm, dup_mmap, exit_mmap
 from .page_alloc import OutOfMemory
@@ -140,7 +141,7 @@ class Task:
         child = self.vm.new_task(comm or self.comm)
         try:
             dup_mmap(self.alive_mm(), child.alive_mm())
-        except OutOfMemory:
+        except (OutOfMemory, SysError):
             child.exit()
             raise
         child.flags = self.flags & FORKED_FLAGS

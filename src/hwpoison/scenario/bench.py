@@ -59,6 +59,7 @@ class Bench:
         self.files: dict[str, Inode] = {}
         self.open_files: dict[str, File] = {}
         self.areas: dict[str, Area] = {}
+        self.mapped_until = 0  # the end of the last area: none has an address that another has elsewhere
         self.frames: dict[str, int] = {}
         self.by_number: set[str] = set()  # names of frames that are mapped by their number (mm/pfnmap.py)
         self.noted: set[str] = set()  # names of frames that are some page's, not the kernel's own

@@ -32,7 +32,7 @@ class MemoryVerbs(Bench):
             raise WrongUse(f"{self.where(step)}: both file={name} and frame={frame} are given; choose one")
         pages = step.number("pages")
         mm = task.alive_mm()
-        mm.next_vpn = max([mm.next_vpn, *(area.start + area.pages + 1 for area in self.areas.values())])
+        mm.next_vpn = max(mm.next_vpn, self.mapped_until + 1)
         vma = do_mmap(
             mm,
             pages,
@@ -43,6 +43,7 @@ class MemoryVerbs(Bench):
             hugetlb=step.get("hugetlb"),
         )
         vma.anon_order = ORDERS.get(step.get("huge") or "", 0)
+        self.mapped_until = max(self.mapped_until, vma.end)  # huge pages: more than was asked for
         vma.locked = vma.mapping is not None and vma.mapping.fs.hidden  # mm/secretmem.c secretmem_mmap()
         if frame in self.by_number:
             remap_pfn(vma, self.look_up(step, "frame", self.frames, frame))
@@ -66,7 +67,7 @@ class MemoryVerbs(Bench):
 
     def do_unmap(self, step: Step) -> None:
         task, vma = self.area(step)
-        munmap(task.alive_mm(), vma)
+        munmap(task.alive_mm(), vma, self.areas[step.subject].pages)
 
     def do_msync(self, step: Step) -> None:
         _task, vma = self.area(step)
