@@ -90,7 +90,7 @@ def test_what_shows_only_as_it_is_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("number", range(5))
 def test_a_drawn_scenario_gets_short(number: int) -> None:
-    found, _rounds = drive(draw(4, number), has("inject"))
+    found, _rounds = drive(draw(5, number), has("inject"))
     assert len(found.steps) <= 6
     assert drawable(found, PROFILES["7.3"])
 

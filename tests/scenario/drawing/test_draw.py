@@ -138,6 +138,12 @@ LIMITED = [
     ("soft-offline s:0 via=madvise", "", ""),
     ("writev fd:0 from=p:0 pages=2", "", ""),
     ("splice hf:0", "", "file h fs=hugetlbfs pages=512\nopen hf file=h"),
+    (
+        "look h:0",
+        "frames = 4096",
+        "hugepages 2M pages=2\nfile h fs=hugetlbfs pages=1024\nopen hf file=h\n"
+        "map hm task=A pages=1024 file=hf shared=yes\nstore hm:0 data=x",
+    ),
     ("write xf:0 data=a pages=2", "", "file x fs=xfs pages=1\nopen xf file=x"),
     ("map x task=A frame=n", "", "frame n kind=driver\nmap w task=A frame=n"),
     ("marker t:1", "frames = 4096", "map t task=A pages=512 huge=yes\nstore t:1 data=x"),

@@ -22,7 +22,6 @@ from hwpoison.scenario.model import Model
 from hwpoison.scenario.steps import Step
 
 HARDWARE = "after one error of the hardware no page of that boot can be made good again"
-HUGE = "random scenarios of them still differ in a few ways, which are to be mended first"
 NO_WAY_BACK = "a block of memory that stays out is missing in all later scenarios of the boot"
 NO_DRIVER = "the lab has no driver, or no program to make one"
 LARGE = "large folios are verified by scenarios of their own; random ones would need areas of 512 pages"
@@ -33,11 +32,6 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
     ("inject", "via", "scrub"): HARDWARE,
     ("busy", "", ""): "nobody outside the journal can keep the buffers of a page busy",
-    ("hugepages", "", ""): HUGE,
-    ("pool", "", ""): HUGE,
-    ("map", "hugetlb", "2M"): HUGE,
-    ("file", "fs", "hugetlbfs"): HUGE,
-    ("frame", "kind", "hugepage"): HUGE,
     ("offline-block", "", ""): NO_WAY_BACK,
     ("online-block", "", ""): NO_WAY_BACK,
     ("frame", "kind", "removable"): NO_WAY_BACK,
@@ -131,6 +125,15 @@ def _of_hugetlbfs(model: Model, step: Step) -> bool:
     opened = model.open_files.get(step.subject)
     inode = model.files.get(step.subject) if opened is None else opened.inode
     return inode is not None and inode.fs.huge
+
+
+def _exists_in_part(model: Model, step: Step) -> bool:
+    """A hugetlbfs file that has some of its huge pages, and others not."""
+    inode = model.files.get(step.subject)
+    if inode is None or not inode.fs.huge:
+        return False
+    h = model.vm.hugetlb.hstates["2M"]
+    return 0 < len(inode.mapping.pages) * h.pages < inode.size
 
 
 def _across_extents(model: Model, step: Step) -> bool:
@@ -236,8 +239,10 @@ def _frame_was_free(model: Model, step: Step) -> bool:
         or (named is not None and named.number == len(model.told))
     ):
         return False
-    page = model.vm.zone.page(pfn)
-    return page.refcount == 0 and not page.flags & pg.HWPOISON
+    head = model.vm.zone.page(pfn).head
+    if named is not None and "kind=hugepage" in named.step:  # another one may be taken from the pool first
+        return not head.flags & pg.HWPOISON
+    return head.refcount == 0 and not head.flags & pg.HWPOISON
 
 
 def _maps_kernel_memory(model: Model, step: Step) -> bool:
@@ -307,6 +312,11 @@ LIMITS: tuple[Limit, ...] = (
     Limit("a disk of the lab cannot hold writes back and let them fail at once", ("disk",), _both_at_once),
     Limit("a System V segment is attached whole, and shared", ("map",), _attaches_part),
     Limit("a pipe takes no page of a hugetlbfs file", ("hold", "splice"), _of_hugetlbfs),
+    Limit(
+        "which of the huge pages of a file exist cannot be told from outside, if not all do",
+        ("look", "inject", "soft-offline", "hold"),
+        _exists_in_part,
+    ),
     Limit("how xfs lays out new blocks is its own affair", ("write",), _across_extents),
     Limit(
         "io_uring chooses where a frame is mapped, so its second address may be the lower", ("map",), _again

@@ -25,6 +25,7 @@ from .limits import STOPPING, forbidden
 
 MOST_TASKS = 5
 LARGE_AREA = 16
+HUGE_PAGES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,9 @@ class World:
     @staticmethod
     def marks(pages: int) -> Sequence[int]:
         """The pages of an area that are looked at: all, or of a large one a few."""
-        return range(pages) if pages < LARGE_AREA else (0, 1, 5, pages - 1)
+        if pages < LARGE_AREA:
+            return range(pages)
+        return (0, 1, 5, pages - 1) if pages <= HUGE_PAGES else (0, 1, HUGE_PAGES, pages - 1)
 
     def areas(self) -> list[Place]:
         """The first pages of the areas."""
