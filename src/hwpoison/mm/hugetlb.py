@@ -41,6 +41,7 @@ class Hstate:
     order: int
     nr: int = 0  # nr_huge_pages: all there are
     reserved: int = 0  # resv_huge_pages: promised to mappings that have not touched them yet
+    nr_at: list[int] = field(default_factory=lambda: [0, 0])  # those of each node
     surplus_at: list[int] = field(default_factory=lambda: [0, 0])  # beyond what was asked for, by node
     overcommit: int = 0  # so many may be
     free_list: list[Page] = field(default_factory=list)  # the next one to be taken first
@@ -128,20 +129,23 @@ class Hugetlb:
 
     # The size of a pool.
 
-    def set_max_huge_pages(self, h: Hstate, count: int) -> None:
-        """A write to nr_hugepages: grow as far as memory goes, shrink as far as pages are free."""
+    def set_max_huge_pages(self, h: Hstate, on_first: int) -> None:
+        """A write to nr_hugepages of the first node: grow as far as memory goes, shrink as far as pages are
+        free there."""
         with self.lock:
-            while h.surplus and count > h.persistent:
-                h.surplus_at[0 if h.surplus_at[0] else 1] -= 1
+            count = on_first + h.persistent - (h.nr_at[0] - h.surplus_at[0])
+            while h.surplus_at[0] and count > h.persistent:
+                h.surplus_at[0] -= 1
         while h.persistent < count and self._grow(h, surplus=False):
             pass
         while True:
             with self.lock:
                 least = h.reserved + h.nr - len(h.free_list)
-                if h.persistent <= max(count, least):
-                    h.surplus_at[0] += max(0, h.persistent - count)
+                page = next((page for page in h.free_list if not state_of(page).node), None)
+                if h.persistent <= max(count, least) or page is None:
+                    excess = min(max(0, h.persistent - count), h.nr_at[0] - h.surplus_at[0])
+                    h.surplus_at[0] += excess
                     return
-                page = h.free_list[0]
                 self._remove(h, page, surplus=False)
             self._update_and_free(page)
 
@@ -155,6 +159,7 @@ class Hugetlb:
             page.flags |= pg.HUGE
             page.private = HugeState(h, node)
             h.nr += 1
+            h.nr_at[node] += 1
             h.surplus_at[node] += surplus
             self._enqueue(h, page)
         return True
@@ -170,9 +175,11 @@ class Hugetlb:
         while True:
             with self.lock:
                 needed = h.reserved + count - len(h.free_list)
-                if needed <= 0:
+                if needed <= 0 and count <= len(h.free_list):
                     h.reserved += count
                     return
+                if needed <= 0:  # a promise is less than nothing, see HugeState.restores_promise
+                    raise SysError(Errno.ENOMEM, f"{count} huge pages of {h.size} are not free")
                 allowed = h.surplus < h.overcommit
             if not allowed or not self._grow(h, surplus=True):
                 self._return_surplus(h, grown)
@@ -298,6 +305,7 @@ class Hugetlb:
             h.free_list.remove(page)
             state.freed = False
         h.nr -= 1
+        h.nr_at[state.node] -= 1
         h.surplus_at[state.node] -= surplus
 
     def _update_and_free(self, page: Page) -> None:
@@ -350,6 +358,7 @@ class Hugetlb:
                     _make_head(head, small.order)
                     head.private = HugeState(small)
                     small.nr += 1
+                    small.nr_at[0] += 1
                     self._enqueue(small, head)
         return count
 

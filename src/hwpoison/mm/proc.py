@@ -28,9 +28,8 @@ def stable_page_flags(vm: Machine, pfn: int) -> int:
     if page.head is not page:  # the flags are the head's, the poison mark is the page's own
         own = pg.COMPOUND_HEAD | pg.HWPOISON
         of_folio = page.head.flags & (~own if vm.traits.tails_show_folio else pg.SLAB | pg.HUGE)
-        word = of_folio | page.flags & pg.HWPOISON | pg.COMPOUND_TAIL
-        if is_huge(page) and vm.traits.tails_show_folio:
-            word |= page.head.flags & pg.HWPOISON
+        marked = page.head if is_huge(page) and vm.traits.tails_show_folio else page
+        word = of_folio | marked.flags & pg.HWPOISON | pg.COMPOUND_TAIL
     if page.head.order and not is_huge(page) and (page.head.flags & pg.LRU or page.anon):
         word |= pg.THP
     if page.mapped:

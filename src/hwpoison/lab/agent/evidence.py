@@ -19,6 +19,7 @@ from .problems import WitnessFailed
 KMSG = Path("/dev/kmsg")
 TRACING = Path("/sys/kernel/tracing")
 NODES = "/sys/devices/system/node"
+LESS_THAN_NOTHING = 1 << 62  # 2^64 bytes in pages of 4 KiB, counted in KiB
 EVENTS = ("ras", "memory_failure")  # the trace systems it was in, up to and since 7.0
 LOGGED = re.compile(r"^Memory failure: 0x[0-9a-f]+: recovery action for (.*): (\w+)$")
 TRACED = re.compile(r"pfn 0x[0-9a-f]+: recovery action for (.*): (\w+)$")
@@ -116,7 +117,11 @@ def counters() -> dict[str, int]:
     found = {}
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("HardwareCorrupted:"):
-            found["HardwareCorrupted"] = int(line.split()[1]) // 4
+            pages = int(line.split()[1]) // 4
+            # Marks that were never counted can be taken away: then it is less than nothing.
+            found["HardwareCorrupted"] = (
+                pages - LESS_THAN_NOTHING if pages > LESS_THAN_NOTHING // 2 else pages
+            )
     for path in Path(NODES).glob("node*/memory_failure/*"):
         found[path.name] = found.get(path.name, 0) + int(path.read_text())
     return found
