@@ -254,6 +254,15 @@ def test_a_page_that_is_given_up_is_promised_anew(
     assert h.reserved == 0
 
 
+def test_a_page_that_a_child_has_as_well_is_not_promised_anew(h: Hstate, task: Task) -> None:
+    vma = area(task)
+    store(task, vma.start, "x")
+    child = task.fork("B")
+    discard(task.alive_mm(), vma, vma.start, vma.start + PAGES)
+    child.exit()
+    assert (h.reserved, len(h.free_list)) == (0, 3)
+
+
 def test_a_promise_whose_page_is_pinned_is_missing_until_the_pin_goes(h: Hstate, task: Task) -> None:
     vma = area(task)
     page = pin_user_page(task, vma.start)

@@ -40,7 +40,7 @@ def zap_huge_entry(vma: Vma, start: int) -> None:
             folio_mark_dirty(entry.page)
         remove_huge_rmap(entry.page)
         anew = vma.mm.vm.traits.unmapping_promises_anew and vma.resv_owner and entry.page.anon
-        if anew and not hstate_of(vma).surplus:
+        if anew and not entry.page.mapped and not hstate_of(vma).surplus:
             state_of(entry.page).restores_promise = True
             vma.reserved.add(start)
         put_page(entry.page)

@@ -139,9 +139,9 @@ class Traits:
     """kernel/bpf/arraymap.c: a process that maps an array gets its pages by faults; since 7.3. Before, they
     are put there once, and do not come back."""
     unmapping_promises_anew: bool = True
-    """mm/hugetlb.c __unmap_hugepage_range(): a private huge page that its owner gives up is promised to him
-    anew when it is free, if the pool has no surplus pages; since 6.9.
-    Seen on 7.3, and not on 6.1."""
+    """mm/hugetlb.c __unmap_hugepage_range(): a private huge page that its owner gives up, and nobody else
+    maps, is promised to him anew when it is free, if the pool has no surplus pages; since 6.9. Seen on 6.12
+    and 7.3, and not on 6.1."""
     remembers_lost_data: bool = False
     """Lost pages of files are remembered (lost.py); in no kernel, see docs/proposed.md."""
     marks_page_error: bool = False
