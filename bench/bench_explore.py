@@ -170,13 +170,15 @@ def all_races(catalogue: Iterable[str], pattern: str, budget: int, jobs: int) ->
     names = [name for name in catalogue if fnmatch(name, pattern)]
     start, found, explore = time.monotonic(), list[Explored](), partial(explore_race, budget=budget)
     with get_context("spawn").Pool(jobs, maxtasksperchild=RACES_A_PROCESS) as pool:
-        for race in pool.imap_unordered(explore, names):
-            found.append(race)
-            print(f"{len(found)} of {len(names)}: {race.name}", end="\r", file=sys.stderr, flush=True)
-            if race.status not in COMPLETE:
-                print(
-                    f"{race.name}: {race.status.value} after {race.executions:,} {race.failures}", flush=True
-                )
+        try:
+            for race in pool.imap_unordered(explore, names):
+                found.append(race)
+                print(f"{len(found)} of {len(names)}: {race.name}", end="\r", file=sys.stderr, flush=True)
+                if race.status not in COMPLETE:
+                    told = f"{race.name}: {race.status.value} after {race.executions:,} {race.failures}"
+                    print(told, flush=True)
+        except KeyboardInterrupt:
+            print(f"interrupted: {len(names) - len(found)} races were not explored to their end")
     elapsed = time.monotonic() - start
     found.sort(key=lambda race: -race.seconds)
     for race in found[:SLOWEST]:
@@ -187,7 +189,7 @@ def all_races(catalogue: Iterable[str], pattern: str, budget: int, jobs: int) ->
         f"{sum(race.executions for race in found):,} executions; {elapsed:,.0f} s with {jobs} processes, "
         f"{sum(race.seconds for race in found):,.0f} s of processor time"
     )
-    return int(bool(bad))
+    return int(bad > 0 or len(found) < len(names))
 
 
 def finds(seeds: int) -> None:

@@ -17,7 +17,7 @@ from hwpoison.explore.search import DEFAULT_BUDGET, STRATEGIES, Result
 from hwpoison.failure.profiles import NEWEST, profile_named
 from hwpoison.report.exploration import print_exploration
 from hwpoison.report.story import print_catalogue
-from hwpoison.scenario.load import find, races
+from hwpoison.scenario.load import find, races, triples
 
 
 def explore(
@@ -51,7 +51,7 @@ def explore(
     """
     profile = profile_named(kernel)
     if name is None:
-        print_catalogue([(s.name, s.title, s.origin) for s in races().values()])
+        print_catalogue([(s.name, s.title, s.origin) for s in (races() | triples()).values()])
         return
     told = []
     misfits = []
