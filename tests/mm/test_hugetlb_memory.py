@@ -18,7 +18,7 @@ from hwpoison.mm.madvise import madvise_free, uffd_poison
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mmap import Vma, discard, do_mmap, munmap
-from hwpoison.mm.page import Page, get_page, locked
+from hwpoison.mm.page import Page, get_page, locked, set_flags
 from hwpoison.mm.proc import page_count, pagemap_entry, stable_page_flags
 from hwpoison.mm.pte import Pmd, PoisonPte
 from hwpoison.mm.task import Signalled, Task
@@ -289,6 +289,15 @@ def test_areas_of_huge_pages_are_taken_whole(vm: Machine, task: Task) -> None:
         assert refused.value.errno is Errno.EINVAL
     munmap(mm, vma, PAGES)
     assert mm.vmas == []
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_nobody_gets_the_copy_of_a_page_with_a_mark(task: Task, shared: bool) -> None:
+    vma = area(task, shared=shared)
+    store(task, vma.start, "x")
+    set_flags(mapped(vma, vma.start), pg.HWPOISON)
+    assert move_page_of(task.alive_mm(), vma.start) == 0
+    assert isinstance(vma.mm.hugetlb[vma.start], PoisonPte)
 
 
 def test_what_is_freed_on_a_node_with_too_many_pages_leaves_the_pool(h: Hstate, task: Task) -> None:

@@ -75,9 +75,12 @@ class Filter:
         return stable_page_flags(vm, pfn) & self.flags_mask != self.flags_value
 
     def _on_device(self, vm: Machine, pfn: int) -> bool:
-        """hwpoison_filter_dev(): memory that belongs to no file is on no device, nor is swap."""
+        """hwpoison_filter_dev(): memory that belongs to no file is on no device, nor is swap; what is behind
+        shared anonymous memory is on a mount of the kernel's own."""
         mapping = vm.zone.page(pfn).head.mapping
-        return isinstance(mapping, AddressSpace) and mapping.fs.name == self.fs
+        if not isinstance(mapping, AddressSpace) or mapping.host.unnamed:
+            return False
+        return mapping.fs.name == self.fs
 
 
 class MemoryFailure:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hwpoison.abi import pageflags as pg
+
 from .filemap import folio_mark_dirty
 from .hugetlb import Hstate, remove_huge_rmap, state_of
 from .inode import AddressSpace
@@ -95,9 +97,14 @@ def try_to_unmap_huge(head: Page) -> None:
 
 
 def try_to_migrate_huge(head: Page) -> None:
-    """try_to_migrate(): the same with migration entries; who is alone with a pinned page keeps it."""
+    """try_to_migrate(): the same with migration entries; who is alone with a pinned page keeps it.
 
-    def note(pmd: Pmd) -> MigrationPte | None:
+    Of a page that has a mark, as one that the filter spared, nobody gets the new one: notes stay behind.
+    """
+
+    def note(pmd: Pmd) -> PoisonPte | MigrationPte | None:
+        if head.flags & pg.HWPOISON:
+            return PoisonPte(head.pfn, file=not head.anon)
         if head.anon and head.exclusive and head.maybe_dma_pinned:
             return None
         alone, head.exclusive = head.exclusive, False

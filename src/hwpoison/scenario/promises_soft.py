@@ -15,7 +15,7 @@ from hwpoison.mm.check import page_users
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.page import ZEROS, Page
-from hwpoison.mm.pte import Pte, SwapPte
+from hwpoison.mm.pte import PoisonPte, Pte, SwapPte
 
 from .census import GONE_BEFORE, Census, User, broke, last_event
 
@@ -52,13 +52,21 @@ def _contents(vm: Machine, census: Census) -> Iterator[Broken]:
     """2. Who used the page finds the same contents, and so does who reads the file."""
     for user in census.users:
         found = None if user.gone else _finds(vm, user, census)
-        if found not in (None, census.content):
-            yield Broken(2, f"{user.name()} would see {found!r} instead of {census.content!r}")
+        if found in (None, census.content):
+            continue
+        text = f"{user.name()} would see {found!r} instead of {census.content!r}"
+        yield broke("whole-huge-page", text) if _marked_before(user) else Broken(2, text)
     if census.mapping is not None and census.index < census.mapping.host.size:
         shown = census.file_shows()
         if shown != census.content and not census.already:
             name = census.mapping.host.name
             yield Broken(2, f"read(2) of {name} gives {shown!r} instead of {census.content!r}")
+
+
+def _marked_before(user: User) -> bool:
+    """Had another frame of its huge page a mark, so that nobody got the new one?"""
+    vma = user.mm.find_vma(user.vpn)
+    return vma is not None and vma.hstate is not None and isinstance(user.mm.entry(user.vpn), PoisonPte)
 
 
 def _finds(vm: Machine, user: User, census: Census) -> str | None:

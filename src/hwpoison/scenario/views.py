@@ -24,7 +24,8 @@ def entry_view(vm: Machine, task: Task, vpn: int) -> dict[str, Value]:
     if isinstance(entry, Pte):
         bad = shows_bad(vm, entry.page)
         return {"entry": "present", "bad": "yes" if bad else "no", **order_view(entry.page)}
-    if isinstance(entry, PoisonPte) and entry in task.alive_mm().hugetlb.values():
+    vma = task.alive_mm().find_vma(vpn)
+    if isinstance(entry, PoisonPte) and vma is not None and vma.hstate is not None:
         return {"entry": "none"}  # pagemap does not show notes about huge pages
     if isinstance(entry, PoisonPte | SwapErrorPte | MarkerPte):
         return {"entry": "poison"}
