@@ -22,7 +22,7 @@ def get_user_page(task: Task, vpn: int, *, write: bool = False, pin: bool = Fals
     """
     mm = task.alive_mm()
     vma = mm.find_vma(vpn)
-    if vma is not None and vma.pfn is not None:
+    if vma is not None and vma.pfnmap is not None:
         raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: mapped by its frame number")
     if vma is not None and vma.mapping is not None and vma.mapping.fs.hidden:
         raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: hidden from the kernel")

@@ -19,7 +19,7 @@ def madvise_free(mm: Mm, vpn: int) -> None:
     Not of a page that others map, too. EINVAL for a file's memory, and for locked memory.
     """
     vma = mm.find_vma(vpn)
-    if vma is None or vma.mapping is not None or vma.driver is not None or vma.pfn is not None:
+    if vma is None or vma.mapping is not None or vma.driver is not None or vma.pfnmap is not None:
         raise SysError(Errno.EINVAL, f"{vpn:#x} is no anonymous memory")
     if vma.locked or vma.hstate is not None:
         raise SysError(Errno.EINVAL, f"{vpn:#x} is locked, or a huge page of a pool")

@@ -23,7 +23,9 @@ def mlock(mm: Mm, vma: Vma, *, on: bool = True) -> None:
         if vma not in mm.vmas:
             raise SysError(Errno.ENOMEM, f"{vma} is there no more")
         special = (
-            vma.driver is not None or vma.pfn is not None or (vma.mapping is not None and vma.mapping.fs.dax)
+            vma.driver is not None
+            or vma.pfnmap is not None
+            or (vma.mapping is not None and vma.mapping.fs.dax)
         )
         if vma.locked != on and not special:  # VM_SPECIAL, vma_is_dax()
             vma.locked = on

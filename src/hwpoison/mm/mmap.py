@@ -86,7 +86,7 @@ class Vma:
         self.file: File | None = None  # vm_file: it stays open as long as it is mapped
         self.locked = False  # VM_LOCKED
         self.driver: Page | None = None  # VM_MIXEDMAP: a driver has put this page of its own there
-        self.pfn: int | None = None  # VM_PFNMAP: the frame that is mapped by its number (pfnmap.py)
+        self.pfnmap: int | None = None  # VM_PFNMAP: the frame that is mapped by its number (pfnmap.py)
         self.huge = False  # VM_HUGEPAGE
         self.anon_order = 0  # of folios that its first touch makes where no huge page fits (mthp.py)
         self.mergeable = False  # VM_MERGEABLE
@@ -303,7 +303,7 @@ def msync(vma: Vma) -> None:
 
     Raises SysError as that does. A private area has nothing to be written, a driver's file has no fsync.
     """
-    if vma.driver is not None or vma.pfn is not None:
+    if vma.driver is not None or vma.pfnmap is not None:
         raise SysError(Errno.EINVAL, f"{vma} is a driver's")
     if vma.shared and vma.file is not None:
         fsync(vma.file, vma.pgoff, vma.pgoff + vma.end - vma.start)
@@ -383,7 +383,7 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
     )
     copy.huge, copy.anon_order = vma.huge, vma.anon_order
     copy.driver = vma.driver
-    copy.pfn = vma.pfn
+    copy.pfnmap = vma.pfnmap
     copy.file = vma.file
     copy.mergeable = vma.mergeable
     copy.hstate = vma.hstate
@@ -402,7 +402,7 @@ def _copy_vma(vma: Vma, parent: Mm, child: Mm) -> None:
 
 def vma_needs_copy(vma: Vma) -> bool:
     """A child finds pages of a file, and the page of zeros, by its own faults: only the rest is copied."""
-    return vma.anon_vma is not None or vma.driver is not None or vma.pfn is not None
+    return vma.anon_vma is not None or vma.driver is not None or vma.pfnmap is not None
 
 
 def _copy_huge_pmd(vma: Vma, copy: Vma, first: int, table: PageTable) -> bool:

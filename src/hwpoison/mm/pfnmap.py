@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def remap_pfn(vma: Vma, pfn: int) -> None:
     """remap_pfn_range() of one frame, when the area is made; a child gets the entry at fork(2)."""
-    vma.pfn, vma.shared = pfn, True
+    vma.pfnmap, vma.shared = pfn, True
     table = vma.mm.pte_alloc(vma.start)
     with table.lock:
         table.entries[vma.start] = SpecialPte(pfn)
@@ -39,4 +39,4 @@ def areas_of(vm: Machine, pfn: int) -> Iterator[Vma]:
     """All areas that map this frame by its number, oldest memory first."""
     memories: dict[int, Mm] = {id(task.mm): task.mm for task in vm.tasks.values() if task.mm is not None}
     for mm in memories.values():
-        yield from (vma for vma in mm.vmas if vma.pfn == pfn)
+        yield from (vma for vma in mm.vmas if vma.pfnmap == pfn)
