@@ -15,8 +15,7 @@ DIFFERENCES = {
     # Facts 1.5 and 2.3b.
     ("7.3", "7.2"): {"states", "traits", "refuses_kernel_pages"},
     ("7.2", "6.12"): {
-        *("checks_counted_pages", "asks_drivers", "tells_bad_frame_again", "traits"),
-        "tells_holders_of_dax_copies",
+        *("checks_counted_pages", "asks_drivers", "traits", "tells_holders_of_dax_copies"),
     },
     # Facts 1.3, 1.4, 2.2, 2.3, 2.5, 4.4.
     ("6.12", "6.1"): {
@@ -25,7 +24,7 @@ DIFFERENCES = {
         *("unmap_failed", "mapcount_word", "kills_when_not_unmapped", "madvise_is_consumed", "node_counters"),
         *("soft_offline_switch", "soft_offline_prefix", "handles_merged_pages"),
         *("folio_word", "hugetlb_tells_head", "hugetlb_stays_put", "unpoison_takes_any_part"),
-        "reports_filtered_dax",
+        *("reports_filtered_dax", "tells_bad_frame_again"),
     },
 }
 

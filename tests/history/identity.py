@@ -75,7 +75,7 @@ def get_by_count(failure: MemoryFailure, page: Page, flags: int, *, last_try: bo
     return Found.NEW_FRAME if new else Found.SAME_FRAME, False
 
 
-def grow_by_reference(pools: Hugetlb, h: Hstate, *, surplus: bool) -> bool:
+def grow_by_reference(pools: Hugetlb, h: Hstate, *, surplus: bool, node: int = 0) -> bool:
     """A new huge page comes with the allocator's reference, which must be the last when it goes."""
     try:
         page = pools.vm.zone.alloc_pages(h.order)
@@ -85,7 +85,8 @@ def grow_by_reference(pools: Hugetlb, h: Hstate, *, surplus: bool) -> bool:
         page.flags |= pg.HUGE
         page.private = HugeState(h)
         h.nr += 1
-        h.surplus += surplus
+        h.nr_at[node] += 1
+        h.surplus_at[node] += surplus
     with pools.lock:
         if atomic_add(page, "refcount", -1):
             raise KernelBug(f"{page} is new, and somebody has it")

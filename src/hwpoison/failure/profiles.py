@@ -89,8 +89,8 @@ class Profile:
     """A huge page in use loses its mark "migratable" when it goes bad; S 6.12. 6.1 leaves it."""
 
     tells_bad_frame_again: bool = True
-    """A second error in a bad huge page is looked for by its own frame; S 7.2 (6.19). Before, by the head's,
-    so the address that is told is the first of the huge page (B35)."""
+    """A second error in a bad huge page is looked for by its own frame; S 7.2, seen on 6.12.117. On 6.1
+    by that of the head, so the address that is told is the first of the huge page (B35)."""
 
     hugetlb_tells_head: bool = False
     """Who is told of a bad huge page gets the address where it begins; S 6.1. Since 6.6 that of the frame."""
@@ -136,7 +136,6 @@ V6_12 = replace(
     checks_counted_pages=False,
     asks_drivers=False,
     tells_holders_of_dax_copies=False,
-    tells_bad_frame_again=False,
 )
 V6_1 = replace(
     V6_12,
@@ -180,6 +179,7 @@ V6_1 = replace(
     reports_filtered_dax=True,
     unpoison_takes_any_part=True,
     hugetlb_stays_put=False,
+    tells_bad_frame_again=False,
     hugetlb_tells_head=True,
     refuses_slab=False,
     not_handlable=PageType.UNKNOWN,
