@@ -158,6 +158,7 @@ LIMITED = [
         "inject m:0 via=sysfs\nunpoison m:0\nmap q task=A\nstore q:0 data=b\ninject q:0 via=sysfs",
     ),
     ("inject m:0 task=T via=madvise", "", "thread A as=T"),
+    ("inject m:0 via=sysfs", "swap = 8", "disk hold\nswapout m:0 keep=yes"),
     ("exec T", "", "thread A as=T"),
 ]
 SET_UP = """

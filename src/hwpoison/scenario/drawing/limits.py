@@ -287,6 +287,19 @@ def _dies_with_others(model: Model, step: Step) -> bool:
     return task.leader.sigbus == "default" and any(others)
 
 
+def _under_writeback(model: Model, step: Step) -> bool:
+    """A page whose write the disk holds back: the handler waits, and goes on when the write ends."""
+    try:
+        pfn = model.pfn(step)
+    except WrongUse:
+        return False
+    return (
+        model.vm.disk.held
+        and model.vm.zone.online(pfn)
+        and bool(model.vm.zone.page(pfn).flags & pg.WRITEBACK)
+    )
+
+
 LIMITS: tuple[Limit, ...] = (
     Limit(
         "MADV_PAGEOUT leaves pages alone that are not mapped there, or more than once",
@@ -345,6 +358,11 @@ LIMITS: tuple[Limit, ...] = (
         "a call may return or not, if a signal to another thread ends its process",
         ("inject", "soft-offline"),
         _dies_with_others,
+    ),
+    Limit(
+        "who ends a write may still hold the page when the handler goes on, by chance",
+        ("inject", "soft-offline"),
+        _under_writeback,
     ),
     Limit("which page has a frame next that was made good is the allocator's affair", ("unpoison",), _reused),
     Limit("a thread that calls execve takes over its leader's identity", ("exec",), _executes_in_thread),
