@@ -86,6 +86,16 @@ def test_what_read_has_copied_to_memory_is_known_to_be_dirty_by_the_page_table_a
     assert (entry.dirty, bool(entry.page.flags & pg.DIRTY)) == (True, False)
 
 
+def test_a_direct_read_fills_the_buffer_with_zeros_beyond_the_end_of_the_file(vm: Machine) -> None:
+    task, vma = two_pages(vm)
+    file = File(vm.create("data", "ext4", 1), "fd", direct=True)
+    assert access.readv(file, 0, task, vma.start, 2) == 1
+    assert [load(task, vma.start + number) for number in range(2)] == ["data:0:old", "zeros"]
+    with pytest.raises(SysError) as refusal:
+        access.readv(file, 0, task, vma.start + 1, 2)
+    assert refusal.value.errno is Errno.EFAULT
+
+
 def test_a_call_that_can_move_nothing_says_so(vm: Machine) -> None:
     task, vma = two_pages(vm, bad=0)
     file = File(vm.create("data", "ext4", 2), "fd")

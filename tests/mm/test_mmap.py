@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from hwpoison.abi import pageflags as pg
+from hwpoison.abi.signals import Errno
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
-from hwpoison.mm.inode import File
+from hwpoison.mm.inode import File, SysError
 from hwpoison.mm.locks import KernelBug
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
@@ -189,3 +190,9 @@ def test_a_driver_may_map_a_page_of_its_own(vm: Machine, task: Task) -> None:
     task.exit()
     assert (page.mapcount, page.refcount) == (0, 1)
     put_page(page)
+
+
+def test_an_area_has_at_least_one_page(vm: Machine) -> None:
+    with pytest.raises(SysError) as refusal:
+        do_mmap(vm.new_task("app").alive_mm(), 0)
+    assert refusal.value.errno is Errno.EINVAL

@@ -250,6 +250,19 @@ def test_a_block_that_was_freed_goes_to_who_asks_for_as_much_next(vm: Machine) -
     assert vm.zone.alloc_pages(1) is block
 
 
+def test_a_block_with_a_bad_frame_in_it_is_the_last_that_is_handed_out(
+    machine: Callable[..., Machine],
+) -> None:
+    vm = machine(frames=64, reserved=0, traits=Traits(checks_new_pages=False))
+    block = vm.zone.alloc_pages(4)
+    bad = vm.zone.page(block.pfn + 5)
+    bad.flags |= pg.HWPOISON
+    put_page(block)
+    handed = [vm.zone.alloc_pages().pfn for _ in range(64)]
+    assert handed.index(bad.pfn) >= 48
+    vm.zone.page(bad.pfn).flags &= ~pg.HWPOISON
+
+
 def test_a_frame_that_does_not_exist_has_no_page(vm: Machine) -> None:
     assert not vm.zone.online(256)
     assert not vm.zone.online(-1)

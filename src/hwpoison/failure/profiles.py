@@ -124,6 +124,7 @@ V6_12 = replace(
     traits=Traits(
         store_gives_slot_back="alone",
         unmapping_drains=True,
+        reclaims_page_tables=False,
         write_looks_first=True,
         vmalloc_by_fault=False,
         huge_zero_becomes_huge=False,

@@ -138,6 +138,9 @@ def _read_direct(file: File, index: int, task: Task, vpn: int, pages: int) -> in
         page = get_user_page(task, vpn + number - index, write=True)
         _use(page, inode.blocks.get(number, ZEROS) if known is None else known)
         put_page(page)
+    if index < inode.size:  # beyond the end there is a hole, which fills the buffer (iomap_dio_hole_iter())
+        for number in range(end - index, pages):
+            _copy_to_user(task, vpn + number, ZEROS)
     return max(0, end - index)
 
 

@@ -138,6 +138,9 @@ class Traits:
     vmalloc_by_fault: bool = True
     """kernel/bpf/arraymap.c: a process that maps an array gets its pages by faults; since 7.3. Before, they
     are put there once, and do not come back."""
+    reclaims_page_tables: bool = True
+    """mm/memory.c zap_pte_range(): MADV_DONTNEED of all that a page table covers gives the table up, so that
+    a huge page can come there again; since 6.14. Seen on 7.2 and 7.3, and not on 6.12."""
     unmapping_promises_anew: bool = True
     """mm/hugetlb.c __unmap_hugepage_range(): a private huge page that its owner gives up, and nobody else
     maps, is promised to him anew when it is free, if the pool has no surplus pages; since 6.9. Seen on 6.12

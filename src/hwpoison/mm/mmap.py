@@ -212,6 +212,8 @@ def do_mmap(
     ``hugetlb`` is the size of the huge pages of anonymous memory; those of a hugetlbfs file are 2 MiB.
     ``huge``: where huge pages fit, and marked for them (MADV_HUGEPAGE).
     """
+    if not pages:
+        raise SysError(Errno.EINVAL, "an area of no pages")
     if file is not None and file.inode.fs.huge:
         hugetlb = "2M"
     h = mm.vm.hugetlb.hstates[hugetlb] if hugetlb is not None else None
@@ -309,8 +311,11 @@ def msync(vma: Vma) -> None:
         fsync(vma.file, vma.pgoff, vma.pgoff + vma.end - vma.start)
 
 
-def zap_page_range(vma: Vma, start: int, end: int) -> None:
-    """Everything that is mapped in start .. end-1 of an area goes; a huge entry across a border is split."""
+def zap_page_range(vma: Vma, start: int, end: int, *, reclaim_pt: bool = False) -> None:
+    """Everything that is mapped in start .. end-1 of an area goes; a huge entry across a border is split.
+
+    ``reclaim_pt``: so do page tables of which nothing is left, for a huge page to come (mm/pt_reclaim.c).
+    """
     mm = vma.mm
     drain = mm.vm.traits.unmapping_drains
     if drain:
@@ -327,6 +332,8 @@ def zap_page_range(vma: Vma, start: int, end: int) -> None:
         with table.lock:
             for vpn in table.present(covered):
                 zap_entry(vma, vpn, table)
+            if reclaim_pt and len(covered) == mm.ptrs_per_pte:
+                table.deposited = True
     if drain:
         mm.vm.lru.add_drain(mm.paths.current.cpu)
 
@@ -343,7 +350,7 @@ def discard(mm: Mm, vma: Vma, start: int, end: int) -> None:
         if vma.hstate is not None:
             unmap_huge_range(vma, start, end)
         else:
-            zap_page_range(vma, start, end)
+            zap_page_range(vma, start, end, reclaim_pt=mm.vm.traits.reclaims_page_tables)
 
 
 def exit_mmap(mm: Mm) -> None:

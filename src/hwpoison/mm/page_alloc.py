@@ -23,7 +23,7 @@ MAGIC_HWPOISON = "taken off the buddy lists because it is bad"
 """page.private of a page removed by take_page_off_buddy() (mm/internal.h)."""
 PCP_HIGH = 32
 """Pages on one CPU's list before half of them go back to the buddy lists."""
-PCP_ORDERS = (0, 1, 2, 3, 9)
+PCP_ORDERS = (0, 1, 2, 3)
 """Blocks of these orders stay on a CPU's lists: only who asks for as much gets them (pcp_allowed_order())."""
 
 
@@ -50,6 +50,7 @@ class Zone:
         self.pcp_disabled = 0
         self.isolated: set[int] = set()  # free frames that nobody gets (MIGRATE_ISOLATE)
         self.offline: set[int] = set()  # frames that were taken out of the machine
+        self.bad_inside: set[int] = set()  # bad frames that were freed within a larger block; under lock
         self.refused: list[int] = []  # bad frames that were about to be handed out
         self._give_range(reserved, frames)
 
@@ -142,16 +143,16 @@ class Zone:
             self._free_block(page.pfn, 0)
             return test_and_clear(page, pg.HWPOISON)
 
-    def _break_down(self, start: int, order: int, pfn: int) -> None:
-        """Give back a block without the one frame."""
-        while order:
-            order -= 1
-            half = start + (1 << order)
+    def _break_down(self, start: int, size: int, pfn: int, order: int = 0) -> None:
+        """Give back a block without the part of this order that begins at, or holds, the frame."""
+        while size > order:
+            size -= 1
+            half = start + (1 << size)
             if pfn >= half:
-                self.free_area[order][start] = None
+                self.free_area[size][start] = None
                 start = half
             else:
-                self.free_area[order][half] = None
+                self.free_area[size][half] = None
 
     def alloc_pages(self, order: int = 0, *, frozen: bool = False) -> Page:
         """A block of free pages with one reference; content as it was left. Raises OutOfMemory.
@@ -189,18 +190,28 @@ class Zone:
     def _take_from_buddy(self, order: int) -> Page:
         with self.lock:
             for size in range(order, MAX_PAGE_ORDER + 1):
-                if self.free_area[size]:
-                    start = next(iter(self.free_area[size]))
-                    del self.free_area[size][start]
-                    while size > order:
-                        size -= 1
-                        self.free_area[size][start + (1 << size)] = None
-                    return self.page(start)
-        if self.pcp or self.pcp_blocks:
+                for block in self.free_area[size]:
+                    if (start := self._clean_part(block, size, order)) is not None:
+                        del self.free_area[size][block]
+                        self._break_down(block, size, start, order)
+                        return self.page(start)
+        if self.pcp or self.pcp_blocks or self.bad_inside:
+            self.bad_inside.clear()
             self.drain_all_pages()
             if any(self.free_area[order:]):
                 return self._take_from_buddy(order)
         raise OutOfMemory(f"no free block of order {order} in {self.frames} frames")
+
+    def _clean_part(self, block: int, size: int, order: int) -> int | None:
+        """The first part of so many pages of a free block that has no bad frame in it.
+
+        Those with one wait until there is nothing else: a real machine has so much other memory that their
+        turn is far away.
+        """
+        for start in range(block, block + (1 << size), 1 << order):
+            if not self.bad_inside or not any(start <= pfn < start + (1 << order) for pfn in self.bad_inside):
+                return start
+        return None
 
     def _check_new_pages(self, first: Page, order: int) -> bool:
         """check_new_pages(): a block with a bad page is not handed out, and not put back either."""
@@ -217,15 +228,20 @@ class Zone:
     def free_pages(self, page: Page, order: int = 0) -> None:
         """The last reference is gone. A bad single page stays out of the lists for ever.
 
-        One that is bad within a larger block goes back with it: nobody looks at the parts. Who asks for
-        as much next gets it.
+        One that is bad within a larger block goes back with it: nobody looks at the parts. Of a small block,
+        who asks for as much next gets it.
         """
-        for part in page.pages() if order else (page,):
+        parts = tuple(page.pages()) if order else (page,)
+        for part in parts:
             _free_page_prepare(part)
         page.order = 0
         page.has_hwpoisoned = False
         if order == 0 and page.flags & pg.HWPOISON:
             return
+        if order and (bad := {part.pfn for part in parts if part.flags & pg.HWPOISON}):
+            with self.lock:
+                for pfn in bad:
+                    self.bad_inside.add(pfn)
         if order in PCP_ORDERS and self._free_to_pcp(page, order):
             return
         with self.lock:

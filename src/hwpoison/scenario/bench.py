@@ -193,6 +193,8 @@ class Bench:
     def stored(self, task: Task, vpn: int, pages: int = 1) -> None:
         """Memory was written to; where it is a file's, the file has other contents."""
         vma = task.alive_mm().find_vma(vpn)
+        for census in self.censuses:
+            census.stored.update((task.alive_mm(), there) for there in range(vpn, vpn + pages))
         if vma is not None and vma.shared:
             index = vma.index_of(vpn)
             self.rewritten(vma.mapping, index, index + pages)

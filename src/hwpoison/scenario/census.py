@@ -84,6 +84,7 @@ class Census:
     neighbours: tuple[str, ...] = ()  # what good frames of the same huge page hold for its users
     waiting: tuple[SigInfo, ...] = ()  # signals of before, which could not be delivered yet
     given_up: set[tuple[Mm, int]] = field(default_factory=set)  # users that need it no more, by MADV_DONTNEED
+    stored: set[tuple[Mm, int]] = field(default_factory=set)  # users that have written there since
     rewritten: bool = False  # since then the file got other contents here, or none
 
     @classmethod

@@ -183,8 +183,8 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
         return None
     if isinstance(entry, SwapErrorPte):
         return broke("swapin-error-unnamed", f"{user.name()} will get a SIGBUS that names no memory error")
-    if isinstance(entry, SwapPte) and census.mapping is not None:
-        return None  # he has made a page of his own since, and it is out
+    if isinstance(entry, SwapPte) and (census.mapping is not None or (user.mm, user.vpn) in census.stored):
+        return None  # he has made a page of his own since, or other contents, and it is out
     if isinstance(entry, SwapPte):
         cached = vm.swap.cache.get(entry.entry)
         content = vm.swap.contents.get(entry.entry) if cached is None else cached.content

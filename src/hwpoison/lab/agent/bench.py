@@ -117,12 +117,17 @@ class Bench:
     def see(self, kind: Kind, who: str, **value: Value) -> None:
         self.seen.append(Observation(self.number, kind, who, value))
 
-    def page_name(self, page: int) -> str:
+    def page_name(self, page: int, who: Task) -> str:
+        """An address of a task in the words of the scenario. Where two areas have it, his own is meant.
+
+        io_uring chooses where it maps memory of a driver, and may choose the same in two processes.
+        """
+        found = {}
         for area in self.areas.values():
             index = page - (area.address >> PAGE_SHIFT)
             if 0 <= index < area.pages:
-                return f"{area.name}:{index}"
-        return f"{page:#x}"
+                found[area.owner.process is who.process] = f"{area.name}:{index}"
+        return found.get(True) or found.get(False) or f"{page:#x}"
 
     def place(self, step: Step) -> tuple[Task, int]:
         """The task and the address that an ``area:page`` step means."""

@@ -150,7 +150,7 @@ class Tasks:
         for task in self.by_name.values():
             task.ended = task.ended or task.process is process
 
-    def news(self, page_name: Callable[[int], str]) -> Iterator[Seen]:
+    def news(self, page_name: Callable[[int, Task], str]) -> Iterator[Seen]:
         """Signals and deaths since the last time, in the order of the tasks."""
         notes = self.shared.notes(self.notes_seen)
         self.notes_seen += len(notes)
@@ -161,7 +161,7 @@ class Tasks:
         for name, task in self.by_name.items():
             for note in notes:
                 if note.tid == task.remote.tid:
-                    yield "signal", name, _signal(note, page_name)
+                    yield "signal", name, _signal(note, task, page_name)
             died = self.deaths.get(task)
             if died is not None and not task.told:
                 yield "died", name, {"signal": died.name}
@@ -169,8 +169,8 @@ class Tasks:
             process.told = True
 
 
-def _signal(note: Note, page_name: Callable[[int], str]) -> dict[str, Value]:
+def _signal(note: Note, task: Task, page_name: Callable[[int, Task], str]) -> dict[str, Value]:
     known = {code.value: code.name for code in SiCode}
     code = known.get(note.code, str(note.code))
-    page = None if note.code == SiCode.SI_KERNEL else page_name(note.address >> PAGE_SHIFT)
+    page = None if note.code == SiCode.SI_KERNEL else page_name(note.address >> PAGE_SHIFT, task)
     return {"code": code, "page": page, "lsb": note.lsb}
