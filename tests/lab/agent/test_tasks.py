@@ -16,9 +16,9 @@ from hwpoison.lab.agent.tasks import Task, Tasks
 HalfAMap = tuple[Task, int]
 
 
-def names(first: int) -> Callable[[int], str]:
+def names(first: int) -> Callable[[int, Task], str]:
     """Pages counted from an address."""
-    return lambda page: f"m:{page - first // nr.PAGE}"
+    return lambda page, _who: f"m:{page - first // nr.PAGE}"
 
 
 def test_a_task_writes_and_reads_its_memory(tasks: Tasks, half_a_map: HalfAMap, tmp_path: Path) -> None:
