@@ -19,7 +19,7 @@ from hwpoison.mm.pte import Pte
 from hwpoison.mm.rmap import areas, unmap_mapping_range
 
 from .flags import MF_ACTION_REQUIRED, MF_COUNT_INCREASED, MF_MUST_KILL
-from .kill import ToKill, add_to_kill, kill_procs, task_early_kill
+from .kill import ToKill, add_to_kill, kill_procs, oldest_first, users_to_tell
 
 if TYPE_CHECKING:
     from hwpoison.mm.mmap import Vma
@@ -105,12 +105,10 @@ def collect_procs_dax(
     found: list[tuple[int, ToKill]] = []
     with mapping.i_mmap_rwsem.read():
         for vma, vpn in areas(mapping, index):
-            for leader in vma.mm.users:
-                thread = task_early_kill(failure, leader, flags)
-                if thread is not None and _mapping_shift(failure, page, vma, vpn):
+            for leader, thread in users_to_tell(failure, vma, flags):
+                if _mapping_shift(failure, page, vma, vpn):
                     found.append((leader.pid, add_to_kill(failure, thread, vpn)))
-    found.sort(key=lambda pair: pair[0])
-    return [victim for _pid, victim in found if victim.vpn is not None]
+    return oldest_first(found)
 
 
 def _mapping_shift(failure: MemoryFailure, page: Page, vma: Vma, vpn: int) -> bool:

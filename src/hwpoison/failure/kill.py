@@ -8,6 +8,7 @@ walking the reverse map and sorting by age, at a cost that grows with the page's
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,13 +86,24 @@ def collect_procs(failure: MemoryFailure, page: Page, flags: int) -> list[ToKill
     found: list[tuple[int, ToKill]] = []
     with rmap_sem(mapping).read():
         for vma, vpn in areas(mapping, told.file_index):
-            for leader in vma.mm.users:
-                thread = task_early_kill(failure, leader, flags)
-                if thread is None or (mapping.is_anon and not _maps(page, vma, vpn)):
-                    continue
-                found.append((leader.pid, add_to_kill(failure, thread, vpn, shift)))
+            for leader, thread in users_to_tell(failure, vma, flags):
+                if not mapping.is_anon or _maps(page, vma, vpn):
+                    found.append((leader.pid, add_to_kill(failure, thread, vpn, shift)))
+    return oldest_first(found, nameless=not _forgets(failure))
+
+
+def users_to_tell(failure: MemoryFailure, vma: Vma, flags: int) -> Iterator[tuple[Task, Task]]:
+    """(process, its thread to be told now) of each that has this area."""
+    for leader in vma.mm.users:
+        thread = task_early_kill(failure, leader, flags)
+        if thread is not None:
+            yield leader, thread
+
+
+def oldest_first(found: list[tuple[int, ToKill]], *, nameless: bool = False) -> list[ToKill]:
+    """The victims by process number; ``nameless``: also those whose address nobody had memory to note."""
     found.sort(key=lambda pair: pair[0])
-    return [victim for _pid, victim in found if victim.vpn is not None or not _forgets(failure)]
+    return [victim for _pid, victim in found if nameless or victim.vpn is not None]
 
 
 def collect_procs_ksm(failure: MemoryFailure, node: StableNode, flags: int) -> list[ToKill]:

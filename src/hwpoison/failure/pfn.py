@@ -12,7 +12,7 @@ from hwpoison.abi.results import MfResult, PageType
 from hwpoison.mm.pfnmap import areas_of
 
 from .flags import MF_ACTION_REQUIRED, MF_MUST_KILL
-from .kill import ToKill, add_to_kill, kill_procs, task_early_kill
+from .kill import ToKill, add_to_kill, kill_procs, oldest_first, users_to_tell
 
 if TYPE_CHECKING:
     from .handler import MemoryFailure
@@ -25,13 +25,9 @@ def memory_failure_pfn(failure: MemoryFailure, pfn: int, flags: int) -> int:
     flags |= MF_ACTION_REQUIRED | MF_MUST_KILL
     found: list[tuple[int, ToKill]] = []
     for vma in areas_of(failure.vm, pfn):
-        for leader in vma.mm.users:
-            thread = task_early_kill(failure, leader, flags)
-            if thread is not None:
-                found.append((leader.pid, add_to_kill(failure, thread, vma.start)))
-    found.sort(key=lambda pair: pair[0])
-    victims = [victim for _pid, victim in found if victim.vpn is not None]
-    kill_procs(failure, victims, pfn, flags, unmapped=True)
+        for leader, thread in users_to_tell(failure, vma, flags):
+            found.append((leader.pid, add_to_kill(failure, thread, vma.start)))
+    kill_procs(failure, oldest_first(found), pfn, flags, unmapped=True)
     return failure.action_result(
         pfn, PageType.PFN_MAP, MfResult.RECOVERED, reason="its driver knows whose it is"
     )

@@ -58,19 +58,17 @@ class Path:
     """One path of execution in the kernel: a task in a system call, a worker, an interrupt."""
 
     __slots__ = (
-        *(
-            "cpu",
-            "ended",
-            "error",
-            "glet",
-            "group",
-            "held",
-            "held_mask",
-            "name",
-            "result",
-            "task",
-            "waits_for",
-        ),
+        "cpu",
+        "ended",
+        "error",
+        "glet",
+        "group",
+        "held",
+        "held_mask",
+        "name",
+        "result",
+        "task",
+        "waits_for",
     )
 
     def __init__(self, name: str, task: Any = None, cpu: int = 0) -> None:
