@@ -152,6 +152,7 @@ V6_1 = replace(
         swap_skips_zeros=False,
         checks_new_pages=True,
         migration_copies_first=False,
+        compacts_large_folios=False,
         collapse_survives_errors=False,
         split_drops_zeros=False,
         migration_splits_partly_mapped=False,

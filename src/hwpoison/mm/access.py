@@ -17,7 +17,7 @@ from .filemap import folio_mark_dirty, read_mapping_folio
 from .gup import get_user_page
 from .inode import File, SysError
 from .lost import forget_lost, read_lost
-from .memory import user_entry
+from .memory import copy_from_user, copy_to_user
 from .page import ZEROS, Page, folio_page, folio_unlock, put_page, set_flags
 from .shmem import shmem_begin_write
 from .task import Task
@@ -112,19 +112,14 @@ def _read_buffered(file: File, index: int, task: Task, vpn: int) -> bool:
     data = file.inode.vm.read(file, index)
     if not data:
         return False
-    _copy_to_user(task, vpn, data)
+    copy_to_user(task, vpn, data)
     return True
-
-
-def _copy_to_user(task: Task, vpn: int, data: str) -> None:
-    user_entry(task, vpn, write=True).page.content = data
 
 
 def _write_buffered(file: File, index: int, task: Task, vpn: int) -> bool:
     if file.inode.fs.swap_backed and not file.inode.vm.traits.write_looks_first:
         shmem_begin_write(file, index)  # what was begun is not taken back, whatever the buffer is
-    page = user_entry(task, vpn, write=False).page
-    file.inode.vm.write(file, index, page.vm.kernel_reads(page))
+    file.inode.vm.write(file, index, copy_from_user(task, vpn))
     return True
 
 
@@ -140,7 +135,7 @@ def _read_direct(file: File, index: int, task: Task, vpn: int, pages: int) -> in
         put_page(page)
     if index < inode.size:  # beyond the end there is a hole, which fills the buffer (iomap_dio_hole_iter())
         for number in range(end - index, pages):
-            _copy_to_user(task, vpn + number, ZEROS)
+            copy_to_user(task, vpn + number, ZEROS)
     return max(0, end - index)
 
 

@@ -59,6 +59,9 @@ class Traits:
     first is EACCES; seen on 6.1."""
     no_page_table_is_efault: bool = False
     """mm/gup.c no_page_table(): move_pages(2) of memory without even a page table; seen on 6.1."""
+    compacts_large_folios: bool = True
+    """mm/compaction.c skip_isolation_on_order(): folios smaller than a block of pages move, too; S 6.12. On
+    6.1 all large ones stay."""
     migration_writes_dirty_pages: bool = False
     """mm/migrate.c fallback_migrate_folio(): a dirty page of a file system without an operation to move it is
     written to the disk, to be moved then; S 6.1, 6.12. Later it stays where it is."""

@@ -64,14 +64,34 @@ def access(task: Task, vpn: int, data: str | None) -> str:
             return _use(entry, data)
 
 
-def user_entry(task: Task, vpn: int, *, write: bool) -> Pte:
-    """The entry by which the kernel copies to or from user memory (copy_to_user()); SysError EFAULT."""
+def copy_to_user(task: Task, vpn: int, data: str) -> None:
+    """The kernel fills a page of user memory, by the task's own entry; SysError EFAULT."""
+    entry = _user_entry(task, vpn, write=True)
+    if isinstance(entry, SpecialPte):
+        pfnmap.use(task.vm, entry, data)
+    else:
+        entry.page.content = data
+
+
+def copy_from_user(task: Task, vpn: int) -> str:
+    """The kernel reads a page of user memory; SysError EFAULT."""
+    entry = _user_entry(task, vpn, write=False)
+    if isinstance(entry, SpecialPte):
+        return pfnmap.use(task.vm, entry, None)
+    return entry.page.vm.kernel_reads(entry.page)
+
+
+def _user_entry(task: Task, vpn: int, *, write: bool) -> Pte | SpecialPte:
+    """The entry by which the processor lets the kernel copy, brought in if there is none."""
+    mm = task.alive_mm()
     while True:
-        entry = _translate(task.alive_mm(), vpn, write)
+        entry = _translate(mm, vpn, write)
         if entry is not None:
             entry.young = True
             entry.dirty = entry.dirty or write
             return entry
+        if isinstance(special := mm.entry(vpn), SpecialPte):
+            return special
         result = handle_mm_fault(task, vpn, write=write)
         if result not in (Fault.DONE, Fault.RETRY):
             raise SysError(Errno.EFAULT, f"page {vpn:#x} of {task}: {result.value}")

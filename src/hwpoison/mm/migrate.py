@@ -11,6 +11,7 @@ Locks: the folio locks of both folios throughout, the new one nested; below them
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,12 @@ class Reason(Enum):
     MEMORY_FAILURE = "memory_failure"
     SYSCALL = "syscall_or_cpuset"
     MEMORY_HOTPLUG = "memory_hotplug"
+    COMPACTION = "compaction"
+
+
+def alloc_migration_target(folio: Page) -> Page:
+    """Where to move a folio of the page allocator to, if nobody wants it somewhere; OutOfMemory."""
+    return folio.vm.zone.alloc_pages(folio.order)
 
 
 def isolate_folio(folio: Page) -> bool:
@@ -66,8 +73,12 @@ def putback_movable_pages(folios: list[Page]) -> None:
     folios.clear()
 
 
-def migrate_pages(folios: list[Page], reason: Reason) -> int:
+def migrate_pages(
+    folios: list[Page], reason: Reason, target: Callable[[Page], Page] = alloc_migration_target
+) -> int:
     """Move isolated folios, waiting where that helps (MIGRATE_SYNC). Those that are not remain in the list.
+
+    ``target`` gives the frames for a folio, or raises OutOfMemory; the pools give those of hugetlb pages.
 
     0: all were moved; above: how many were not; -ENOMEM: no frame to move to.
     """
@@ -76,7 +87,7 @@ def migrate_pages(folios: list[Page], reason: Reason) -> int:
     while to_move:
         folio = to_move.pop(0)
         parts = _split(folio) if _is_partly_mapped(folio) else []
-        result = 0 if parts else _try_to_move(folio, reason)
+        result = 0 if parts else _try_to_move(folio, reason, target)
         if result == -Errno.ENOMEM:
             parts = _split(folio)
         to_move[:0] = parts
@@ -88,11 +99,13 @@ def migrate_pages(folios: list[Page], reason: Reason) -> int:
     return len(folios)
 
 
-def _try_to_move(folio: Page, reason: Reason) -> int:
+def _try_to_move(folio: Page, reason: Reason, target: Callable[[Page], Page]) -> int:
     """As many tries as somebody who has the folio for a moment may need."""
-    move = unmap_and_move_huge_page if is_huge(folio) else unmap_and_move
     for _attempt in range(MAX_TRIES):
-        result = move(folio, reason)
+        if is_huge(folio):
+            result = unmap_and_move_huge_page(folio, reason)
+        else:
+            result = unmap_and_move(folio, reason, target)
         if result != -Errno.EAGAIN:
             break
     return result
@@ -117,14 +130,14 @@ def _split(folio: Page) -> list[Page]:
     return [] if error else pages
 
 
-def unmap_and_move(folio: Page, reason: Reason) -> int:
+def unmap_and_move(folio: Page, reason: Reason, target: Callable[[Page], Page]) -> int:
     """One try for one folio: 0, -EAGAIN (somebody holds it now), -ENOMEM, or -errno for good."""
     if read_once(folio, "refcount") == 1:  # freed by everybody else since it was isolated
         clear_flags(folio, pg.ACTIVE | pg.UNEVICTABLE)
         _done(folio, reason)
         return 0
     try:
-        new = folio.vm.zone.alloc_pages(folio.order)
+        new = target(folio)
         new.memcg = folio.memcg  # mem_cgroup_migrate()
     except OutOfMemory:
         return -Errno.ENOMEM

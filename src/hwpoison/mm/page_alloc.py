@@ -164,14 +164,40 @@ class Zone:
                 page = self._take_from_buddy(order)
             if self._check_new_pages(page, order):
                 break
+        self._prep_new_page(page, order)
         page.refcount = 0 if frozen else 1
+        return page
+
+    def take_last_free(self, order: int, above: int) -> Page | None:
+        """The last free block of this order that begins after a frame, for compaction; with one reference.
+
+        What is free in one piece already is not taken apart (suitable_migration_target()), and nobody looks
+        whether what is taken is bad (check_new_pages()).
+        """
+        with self.lock:
+            ends = (
+                block + (1 << size)
+                for size in range(order, self.vm.pmd_order)
+                for block in self.free_area[size]
+            )
+            start = max(ends, default=0) - (1 << order)
+            block = self.free_block_of(start)
+            if start <= above or block is None:
+                return None
+            del self.free_area[block[1]][block[0]]
+            self._break_down(*block, start, order)
+        page = self.page(start)
+        self._prep_new_page(page, order)
+        page.refcount = 1
+        return page
+
+    def _prep_new_page(self, page: Page, order: int) -> None:
         page.memcg = self.vm.paths.current.group
         page.order = order
         if order:
             page.flags |= pg.COMPOUND_HEAD
             for tail in range(page.pfn + 1, page.pfn + (1 << order)):
                 self.page(tail).head = page
-        return page
 
     def alloc_zeroed(self, order: int = 0) -> Page:
         folio = self.alloc_pages(order)

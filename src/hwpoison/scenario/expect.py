@@ -14,7 +14,7 @@ from .load import Scenario
 from .steps import Expectation, Step
 
 COMPLETE = ("verdict", "signal", "died", "return", "call", "panic")
-ERRORS = ("inject", "break", "soft-offline", "unpoison", "migrate")
+ERRORS = ("inject", "break", "soft-offline", "unpoison", "migrate", "compact")
 
 
 def differences(scenario: Scenario, outcome: Outcome) -> list[str]:

@@ -67,6 +67,11 @@ class Step:
         return " ".join(words)
 
 
+def fate(before: int | None, after: int | None) -> str:
+    """What became of a page by its frame numbers, in the words of ``compact``."""
+    return "nothing" if before is None else "stays" if before == after else "moved"
+
+
 class StepError(Problem):
     """A line that is not a step; ``text`` says what was expected."""
 

@@ -248,6 +248,13 @@ VERBS: dict[str, Verb] = {
             (TASK,),
             page=True,
         ),
+        Verb(
+            "compact",
+            "area",
+            "compact all memory (/proc/sys/vm/compact_memory): was this page moved?",
+            (TASK,),
+            page=True,
+        ),
         Verb("offline-block", "frame", "take the block of memory with this frame out of the machine"),
         Verb("online-block", "frame", "bring it back"),
         Verb(

@@ -6,6 +6,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
 from hwpoison.abi.signals import Errno
 from hwpoison.mm import gup, memory, vmscan
+from hwpoison.mm.compaction import compact_memory
 from hwpoison.mm.inode import SysError
 from hwpoison.mm.khugepaged import madvise_collapse
 from hwpoison.mm.migrate import move_page_of
@@ -13,11 +14,13 @@ from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import discard, do_mmap, map_driver, msync, munmap
 from hwpoison.mm.page import get_page, put_page
 from hwpoison.mm.pfnmap import remap_pfn
+from hwpoison.mm.pte import Pte
 from hwpoison.mm.shmem import shmem_lock
 from hwpoison.mm.split import split_huge_page
+from hwpoison.mm.task import Task
 
 from .bench import Area, Bench
-from .steps import Step
+from .steps import Step, fate
 
 ORDERS = {"64K": 4}
 """Of folios of anonymous memory, by what they are called."""
@@ -126,6 +129,17 @@ class MemoryVerbs(Bench):
         if result < 0:
             raise SysError(Errno(-result), f"there is no page {step.page} of {step.subject} to be moved")
         self.see("call", task.comm, data="stays" if result else "ok")
+
+    def do_compact(self, step: Step) -> None:
+        task, vpn = self.address(step)
+        before = self._frame_of(task, vpn)
+        compact_memory(self.vm)
+        after = self._frame_of(task, vpn)
+        self.see("call", task.comm, data=fate(before, after))
+
+    def _frame_of(self, task: Task, vpn: int) -> int | None:
+        entry = task.alive_mm().entry(vpn)
+        return entry.page.pfn if isinstance(entry, Pte) else None
 
     def do_swapoff(self, step: Step) -> None:
         self.vm.swap.swapoff()

@@ -19,6 +19,7 @@ from hwpoison.scenario.steps import Step
 
 from . import frames, huge, pmem
 from . import syscalls as nr
+from .compaction import Room
 from .disks import Disks
 from .evidence import Evidence
 from .files import ROOT, File, Files, cached, device_frame
@@ -97,6 +98,7 @@ class Bench:
         self.broken: set[int] = set()  # frames whose memory is really bad, as far as the guest can tell
         self.unnoticed: set[int] = set()  # those that the kernel did not know of before the step
         self.line: Hardware | None = None
+        self.room: Room | None = None  # of a scenario that compacts memory
         self.number = 0
         self.restless = False  # signals may come at any step
         self.evidence = Evidence()

@@ -23,6 +23,7 @@ from hwpoison.lab.wire import Errand
 
 from . import frames, groups, hotplug, huge, quiet
 from .bench import PROGRAM, AboutTo
+from .compaction import Room
 from .disks import Disks, make_swap, modules
 from .evidence import trace_instance
 from .files import ROOT, Files
@@ -156,7 +157,9 @@ class Runner:
 
     def _answer(self, errand: Errand, about_to: AboutTo) -> dict[str, Any]:
         try:
+            room = Room() if any(step.verb == "compact" for step in errand.steps) else None
             witness = Witness(self.disks, self.files, about_to)
+            witness.room = room
             stopped = witness.run(errand.steps)
         except CannotSetUp as problem:
             return {"cannot": str(problem)}

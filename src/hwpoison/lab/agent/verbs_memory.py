@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi import pagemap as pm
-from hwpoison.scenario.steps import Step
+from hwpoison.scenario.steps import Step, fate
 
 from . import frames, huge
 from . import syscalls as nr
@@ -16,7 +16,7 @@ from .bench import Area, Bench, named
 from .files import label
 from .holds import hold_file, hold_memory, pin_memory
 from .memfiles import lock_segment
-from .problems import CannotSetUp
+from .problems import CannotSetUp, WitnessFailed
 from .quiet import write_once
 from .remote import DATA
 from .syscalls import PAGE
@@ -214,6 +214,16 @@ class MemoryVerbs(Bench):
         target = 0 if node is None else place + 8
         left = hand.call(nr.MOVE_PAGES, task.remote.pid, 1, place, target, place + 12, nr.MPOL_MF_MOVE_ALL)
         return NOWHERE if left else int(struct.unpack_from("<i", hand.shared.memory, PAGE + 12)[0])
+
+    def do_compact(self, step: Step) -> None:
+        task, address = self.place(step)
+        before = pm.pfn_of(frames.entry(task.remote.pid, address))
+        if self.room is None:
+            raise WitnessFailed("the scenario began without room for compaction")
+        self.room.compact(before)
+        after = pm.pfn_of(frames.entry(task.remote.pid, address))
+        self.remember(step)
+        self.see("call", task.name, data=fate(before, after))
 
     def do_swapoff(self, _step: Step) -> None:
         path = self.disks.get("swap").path

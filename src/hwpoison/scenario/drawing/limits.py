@@ -32,6 +32,7 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
     ("inject", "via", "scrub"): HARDWARE,
     ("busy", "", ""): "nobody outside the journal can keep the buffers of a page busy",
+    ("compact", "", ""): "what compaction moves depends on where all other pages of the guest are",
     ("offline-block", "", ""): NO_WAY_BACK,
     ("online-block", "", ""): NO_WAY_BACK,
     ("frame", "kind", "removable"): NO_WAY_BACK,
