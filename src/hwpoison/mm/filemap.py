@@ -148,7 +148,14 @@ def folio_drop_buffers(page: Page) -> bool:
 
 
 def folio_mark_dirty(page: Page) -> None:
-    """Set PG_dirty and the mapping's tag; no effect on the tag for anonymous pages."""
+    """A page is written to through the page tables; reclaim that waits for its write to end waits no more."""
+    if page.flags & pg.RECLAIM and isinstance(page.mapping, AddressSpace):
+        clear_flags(page, pg.RECLAIM)
+    filemap_dirty_folio(page)
+
+
+def filemap_dirty_folio(page: Page) -> None:
+    """Set PG_dirty and the mapping's tag, as write(2) does; no effect on the tag for anonymous pages."""
     mapping = page.mapping
     if isinstance(mapping, AddressSpace) and mapping.fs.dax:
         return  # noop_dirty_folio(): there is nothing to be written back
@@ -257,7 +264,7 @@ def _write_folios(inode: Inode, index: int, end: int, data: str) -> None:
             inode.vm.kernel_writes(folio_page(folio, written), data)
         set_flags(folio, pg.UPTODATE)
         inode.size = max(inode.size, upto)
-        folio_mark_dirty(folio)
+        filemap_dirty_folio(folio)
         forget_lost(inode.mapping, index, upto)
         folio_unlock(folio)
         put_page(folio)

@@ -46,6 +46,14 @@ class Lru:
         if page.flags & pg.LRU and not page.flags & pg.UNEVICTABLE:
             self.add(page)
 
+    def rotate_reclaimable(self, page: Page) -> None:
+        """folio_rotate_reclaimable(): what reclaim has met dirty is written now, and next to be freed.
+
+        It waits in a batch for that.
+        """
+        if not page.flags & pg.DIRTY:
+            self.activate(page)
+
     def add_drain(self, cpu: int) -> None:
         """lru_add_drain_cpu(): the batches of one CPU onto the lists."""
         batch = self.batches.get(cpu, [])
@@ -115,6 +123,13 @@ class Lru:
     def putback(self, page: Page) -> None:
         """folio_putback_lru(): the reference of isolate() goes with it."""
         self.add(page)
+        put_page(page)
+
+    def move_back(self, page: Page) -> None:
+        """move_folios_to_lru(): what reclaim could not free goes to its list at once."""
+        with self.lock:
+            self._place(page)
+            set_flags(page, pg.LRU)
         put_page(page)
 
     def remove_last(self, page: Page) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
-from .filemap import folio_mark_dirty
-from .gup import get_user_page
+from .gup import touch_user_page
 from .inode import SysError
 from .mmap import Mm, Vma
-from .page import Page, put_page
 from .pte import Pmd, Pte
 
 
@@ -58,16 +55,9 @@ def populate(mm: Mm, vma: Vma) -> None:
     """__mm_populate(): touch every page; private writable ones as by a store, so that they are their own."""
     write = vma.writable and not vma.shared
     task = next(iter(mm.users), None) or mm.paths.current.task  # whose process may have ended meanwhile
-    for vpn in range(vma.start, vma.end):
+    vpn = vma.start
+    while vpn < vma.end:
         try:
-            page = get_user_page(task, vpn, write=write)
+            vpn += touch_user_page(task, vpn, write=write)
         except SysError as error:
             raise SysError(Errno.ENOMEM, f"cannot lock {vma}: {error}") from None
-        if write and not _is_dirty(mm, vpn, page):
-            folio_mark_dirty(page.head)  # it is to be written to (follow_page_pte(), FOLL_TOUCH)
-        put_page(page)
-
-
-def _is_dirty(mm: Mm, vpn: int, page: Page) -> bool:
-    entry = mm.entry(vpn)
-    return bool(page.head.flags & pg.DIRTY) or (isinstance(entry, Pte) and entry.dirty)

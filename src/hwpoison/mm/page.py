@@ -309,6 +309,9 @@ def folio_end_writeback(page: Page) -> None:
     if not test_and_clear(page, pg.WRITEBACK) or done is None:
         raise KernelBug(f"{page} is not under writeback")
     page.written_back = None
+    if page.flags & pg.RECLAIM:
+        clear_flags(page, pg.RECLAIM)
+        page.vm.lru.rotate_reclaimable(page)
     if page.paths.waiting:
         page.paths.wake(done)
 

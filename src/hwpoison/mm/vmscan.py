@@ -39,7 +39,7 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     if not isolated:
         return False
     if page.flags & (pg.UNEVICTABLE | pg.MLOCKED) or not folio_trylock(page):
-        page.vm.lru.putback(page)
+        page.vm.lru.move_back(page)
         return False
     if page.flags & pg.HWPOISON and page.vm.traits.reclaim_unmaps_bad_pages and page.vm.handler is not None:
         page.vm.handler.unmap_poisoned(page)
@@ -48,12 +48,12 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
         return False
     unlocked = _write_out(page)
     if unlocked and (not drop or not folio_trylock(page)):
-        page.vm.lru.putback(page)
+        page.vm.lru.move_back(page)
         return False
     if not page.mapped and not page.flags & (pg.DIRTY | pg.WRITEBACK) and _free(page):
         return True
     folio_unlock(page)
-    page.vm.lru.putback(page)
+    page.vm.lru.move_back(page)
     return False
 
 
@@ -67,6 +67,8 @@ def _write_out(page: Page) -> bool:
         if not mapping.fs.swap_backed:
             if page.mapped:
                 try_to_unmap(page, 0)
+            if page.flags & pg.DIRTY and not page.mapped:
+                set_flags(page, pg.RECLAIM)  # whoever writes it is to free it
             return False
         if page.mapped:
             try_to_unmap(page, 0)

@@ -143,6 +143,8 @@ class Bench:
         if name in self.holds:
             return self.holds[name][0].pfn + step.page
         if name in self.files:
+            if self.vm.traits.unmapping_drains:
+                self.vm.lru.add_drain(self.vm.paths.current.cpu)  # by whoever maps it to see its frame
             mapping = self.files[name].mapping
             page = mapping.host.frames.get(step.page) if mapping.fs.dax else mapping.frame(step.page)
             if page is None:

@@ -55,12 +55,16 @@ def _contents(vm: Machine, census: Census) -> Iterator[Broken]:
         if found in (None, census.content):
             continue
         text = f"{user.name()} would see {found!r} instead of {census.content!r}"
-        yield broke("whole-huge-page", text) if _marked_before(user) else Broken(2, text)
+        if _marked_before(user):
+            yield broke("whole-huge-page", text)
+        else:
+            yield broke("unwritten-clean", text) if census.unwritten else Broken(2, text)
     if census.mapping is not None and census.index < census.mapping.host.size:
         shown = census.file_shows()
         if shown != census.content and not census.already:
             name = census.mapping.host.name
-            yield Broken(2, f"read(2) of {name} gives {shown!r} instead of {census.content!r}")
+            text = f"read(2) of {name} gives {shown!r} instead of {census.content!r}"
+            yield broke("unwritten-clean", text) if census.unwritten else Broken(2, text)
 
 
 def _marked_before(user: User) -> bool:

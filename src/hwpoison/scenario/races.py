@@ -16,6 +16,8 @@ from typing import Any
 
 FILE = "races.toml"
 TWIN = "twin"
+HUGE = 512
+"""Pages of a huge page. A victim that has one wants fewer, and a rival may want fewer still."""
 OTHER = re.compile(r"\bother\b")
 
 
@@ -56,7 +58,11 @@ def _race(victim: dict[str, Any], rivals: list[dict[str, Any]], weaknesses: list
         for weak in weaknesses
         if any(fnmatch(shown, race) for race in weak["races"] for shown in (name, *pairs))
     ]
+    huge = victim.get("huge", HUGE)
+    if huge < HUGE:
+        huge = min(part.get("huge", huge) for part in (victim, *rivals))
     words = {"area": victim.get("area", ""), "struck": victim["struck"], "size": victim.get("size", "1")}
+    words["huge"] = str(huge)
     before = [rival.get("before", "").format_map(words) for rival in rivals]
     steps = []
     for number, rival in enumerate(rivals):
@@ -74,9 +80,9 @@ def _race(victim: dict[str, Any], rivals: list[dict[str, Any]], weaknesses: list
         f"breaks = {breaks!r}",
         "swap = 4",
         f"frames = {max(part.get('frames', 64) for part in (victim, *rivals))}",
-        f"huge = {victim.get('huge', 512)}",
+        f"huge = {huge}",
         "steps = '''",
-        *victim["steps"].strip().splitlines(),
+        *victim["steps"].format_map(words).strip().splitlines(),
         *(line for text in before for line in text.strip().splitlines()),
         "together",
         *steps,
