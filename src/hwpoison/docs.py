@@ -15,6 +15,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.failure import profiles, states
 from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.profiles import PROFILES, Profile
+from hwpoison.mm.lockless import LOCKLESS
 from hwpoison.mm.lockorder import CHAINS, SOURCE
 from hwpoison.scenario.load import catalogue
 from hwpoison.scenario.verbs import VERBS
@@ -136,10 +137,15 @@ def _family(origin: str, rows: list[tuple[str, str, str]]) -> str:
 
 
 def locks() -> str:
-    """The lock order."""
+    """The lock order, and what needs no lock."""
     parts = [HEADER, "# The lock order\n\n", f"Source: {SOURCE}. Each chain from the outermost lock in;\n"]
     parts.append("every acquisition in the model is checked against it (mm/lockorder.py).\n\n")
     parts += [f"* {' → '.join(chain)}\n" for chain in CHAINS]
+    parts.append(
+        "\n# What is touched without a lock\n\nThe explorer tells of anything else that two paths touch "
+    )
+    parts.append("with no lock of both (explore/dataraces.py).\n\n")
+    parts.append(table(("of the model", "how, or why that is right"), list(LOCKLESS.items())))
     return "".join(parts)
 
 

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from hwpoison.mm.locks import LockOrderError
 
 from .containers import journal
+from .dataraces import DataRaces
 from .engine import ENDED, ENDLESS, FAILED, IDLE, STUCK, Pick
 from .program import Failure, Program
+from .strategies.dpor import Dpor
 from .watch import watch_of
 from .world import World, WorldError
 
@@ -30,6 +32,10 @@ class Explorer:
         self.executions = 0
         self.failures: list[Failure] = []
         self.rest: set[tuple[int, object]] = set()
+        lockless = program.lockless
+        self.judge_each = False
+        """Look for data races in each execution, though it is not one of an exhaustive search."""
+        self.data_races = None if lockless is None else DataRaces(self.engine, self.watch, lockless)
 
     @contextmanager
     def open(self) -> Iterator[Explorer]:
@@ -49,7 +55,16 @@ class Explorer:
         self.engine.check_counters(self._floor)
         self.failures = list(self._failures(status))
         journal.clear()
+        if self.judge_each:
+            self.failures += self.races(Dpor(self.engine).order_only())
         return status
+
+    def races(self, pairs: Sequence[tuple[int, int]]) -> list[Failure]:
+        """Data races among events of the last execution that nothing but their conflict orders."""
+        if self.data_races is None:
+            return []
+        judged = (self.data_races.judge(e, n) for e, n in pairs)
+        return [failure for failure in judged if failure is not None]
 
     def _start(self) -> None:
         for spec in self.program.specs:

@@ -39,6 +39,7 @@ class Minimiser:
         self.explorer = explorer
         self.sort = sort
         self.runs = 0
+        explorer.judge_each = sort[0] == "data race"
 
     def run(self, schedule: Sequence[Stretch]) -> tuple[Cost, tuple[Stretch, ...], Rerun] | None:
         """What this schedule comes to, if it still fails in the same way."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ class PathSpec:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Something that must not happen. ``kind``: deadlock, assertion, promise, lock order, endless."""
+    """What must not happen. ``kind``: deadlock, assertion, promise, lock order, data race, endless."""
 
     kind: str
     text: str
@@ -47,6 +47,11 @@ class Program(Protocol):
     def modules(self) -> list[ModuleType]: ...
     @property
     def specs(self) -> Sequence[PathSpec]: ...
+
+    @property
+    def lockless(self) -> Mapping[str, str] | None:
+        """What may be touched without a lock (dataraces.py); None: nobody looks for data races."""
+        ...
 
     def settle(self) -> None:
         """Every path has ended: let what is left happen."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from types import ModuleType
@@ -14,6 +14,7 @@ from hwpoison.abi.problems import WrongUse
 from hwpoison.abi.records import Broken
 from hwpoison.failure.profiles import NEWEST, Profile
 from hwpoison.mm.inode import SysError
+from hwpoison.mm.lockless import LOCKLESS
 from hwpoison.mm.machine import Panic
 from hwpoison.mm.page_alloc import OutOfMemory
 from hwpoison.mm.task import Signalled, Task
@@ -134,6 +135,10 @@ class Race:
     @property
     def modules(self) -> list[ModuleType]:
         return model_modules()
+
+    @property
+    def lockless(self) -> Mapping[str, str]:
+        return LOCKLESS
 
     @property
     def specs(self) -> list[PathSpec]:

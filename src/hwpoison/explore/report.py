@@ -68,6 +68,7 @@ class Investigation:
 
     def replay(self, parts: list[Part]) -> tuple[Exploration, str | None]:
         """One schedule: what it came to, and where it did not fit."""
+        self.explorer.judge_each = True
         with self.explorer.open():
             follower = follow(self.explorer, parts)
             schedule = stretches(self.explorer.engine)

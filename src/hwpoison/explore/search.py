@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -167,7 +167,7 @@ class Search:
             status = explorer.execute(planned[0], strategy.pick, planned[1])
             result.executions += 1
             result.events += len(engine.events)
-            self._note(strategy)
+            self._note(strategy, explorer.failures)
             if result.failures and not self.keep_going:
                 return False
             if learned(engine, strategy):
@@ -175,6 +175,10 @@ class Search:
                     result.restarts += 1
                     result.orders = result.cut = 0
                 continue
+            if isinstance(strategy, Dpor):
+                self._note(strategy, explorer.races(strategy.races))
+                if result.failures and not self.keep_going:
+                    return False
             if exhaustive:
                 result.orders += status != CUT
                 result.cut += status == CUT
@@ -186,9 +190,9 @@ class Search:
             result.share = 1.0
         return True
 
-    def _note(self, strategy: Strategy) -> None:
+    def _note(self, strategy: Strategy, failures: Sequence[Failure]) -> None:
         """Keep the first schedule of each sort of failure."""
-        for failure in self.explorer.failures:
+        for failure in failures:
             kept = self.result.failures if failure.known is None else self.result.known
             if all(found.failure.sort != failure.sort for found in kept):
                 schedule = stretches(self.explorer.engine)

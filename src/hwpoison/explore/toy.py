@@ -78,6 +78,10 @@ class Toy:
         return [sys.modules[__name__]]
 
     @property
+    def lockless(self) -> None:
+        """Random accesses without a lock are what it is for."""
+
+    @property
     def specs(self) -> list[PathSpec]:
         self.logs = [[] for _ in self.programs]
         return [PathSpec(f"p{n}", self._runner(n)) for n in range(len(self.programs))]

@@ -134,6 +134,10 @@ class ToyHandler:
         return [sys.modules[__name__]]
 
     @property
+    def lockless(self) -> None:
+        """Its bugs are to be found by what comes of them."""
+
+    @property
     def specs(self) -> list[PathSpec]:
         return [PathSpec(name, self._runner(code)) for name, code in self.programs.items()]
 

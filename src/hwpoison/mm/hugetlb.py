@@ -136,7 +136,7 @@ class Hugetlb:
             count = on_first + h.persistent - (h.nr_at[0] - h.surplus_at[0])
             while h.surplus_at[0] and count > h.persistent:
                 h.surplus_at[0] -= 1
-        while h.persistent < count and self._grow(h, surplus=False):
+        while self._has_fewer(h, count) and self._grow(h, surplus=False):
             pass
         while True:
             with self.lock:
@@ -148,6 +148,10 @@ class Hugetlb:
                     return
                 self._remove(h, page, surplus=False)
             self._update_and_free(page)
+
+    def _has_fewer(self, h: Hstate, count: int) -> bool:
+        with self.lock:
+            return h.persistent < count
 
     def _grow(self, h: Hstate, *, surplus: bool, node: int = 0) -> bool:
         """One more page, free; False without memory for it. Nobody has a reference at any time (B2)."""

@@ -139,8 +139,9 @@ class Mm:
     def pte_alloc(self, vpn: int) -> PageTable:
         """The page table for an address, made if it is missing."""
         table = self.pmd_alloc(vpn)
-        if table.huge is None:
-            table.deposited = False
+        if table.deposited and table.huge is None:
+            with table.lock:
+                table.deposited = table.huge is not None
         return table
 
     def pmd_alloc(self, vpn: int) -> PageTable:

@@ -104,8 +104,11 @@ def areas(mapping: AddressSpace | AnonVma, index: int) -> Iterator[tuple[Vma, in
 
 
 def area_ranges(mapping: AddressSpace | AnonVma, index: int, count: int) -> Iterator[tuple[Vma, int, int]]:
-    """(area, first and end page number in it) for every area that covers some of these offsets."""
-    vmas = mapping.vmas if isinstance(mapping, AnonVma) else mapping.i_mmap
+    """(area, first and end page number in it) for every area that covers some of these offsets.
+
+    In the order of the interval tree: of a file, by the offset at which an area begins.
+    """
+    vmas = mapping.vmas if isinstance(mapping, AnonVma) else sorted(mapping.i_mmap, key=lambda vma: vma.pgoff)
     for vma in vmas:
         vpn = vma.start + index - vma.pgoff
         first, end = max(vma.start, vpn), min(vma.end, vpn + count)

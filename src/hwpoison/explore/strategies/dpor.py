@@ -38,6 +38,8 @@ class Dpor:
         self.branch = 0
         self.started = False
         self.running = -1
+        self.races: list[tuple[int, int]] = []
+        """Of the last execution: (event, later event) that only their own conflict orders."""
 
     # Before an execution.
 
@@ -146,7 +148,8 @@ class Dpor:
     def _find_races(self) -> None:
         count = len(self.engine.events)
         locks = self._lock_times(count)
-        for e, n in self._order_events(locks):
+        self.races = self._order_events(locks)
+        for e, n in self.races:
             self._reverse(e, self._initials(e, n), self._of(n))
         for tid, number, shared, last in self.engine.blocked:
             self._blocked(count, tid, number, shared, last, locks)

@@ -44,6 +44,7 @@ class Kind:
     driver: str = ""  # if it is not called as the kind
 
 
+OLD_ERRORS = 3  # that may wait for somebody to ask: of the file, of its disk, of both
 BEHIND = 16  # pages of a whole disk that are empty behind those of a "file"
 KINDS = {
     # Written and allocated only when a step asks for it: no journal timer, no flush on close or truncation.
@@ -211,9 +212,10 @@ def _try(path: Path) -> None:
 
 
 def _write_out(descriptor: int) -> None:
-    """fsync(2); a disk that was a file before may have to tell an error of that time first."""
-    with contextlib.suppress(OSError):
-        os.fsync(descriptor)
+    """fsync(2); a disk that was a file before may have to tell errors of that time first, one each time."""
+    for _ in range(OLD_ERRORS):
+        with contextlib.suppress(OSError):
+            return os.fsync(descriptor)
     os.fsync(descriptor)
 
 
