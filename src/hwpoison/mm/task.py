@@ -103,6 +103,17 @@ class Task:
                 self.blocked = False
             self._queue(info)
 
+    def set_sigbus(self, action: Action | Literal["blocked"]) -> None:
+        """sigaction(2), or sigprocmask(2) to block it. What is ignored now is not pending any more."""
+        with self.leader.siglock:
+            self.blocked = action == "blocked"
+            if action == "blocked":
+                return
+            self.leader.sigbus = action
+            if action == "ignore":  # do_sigaction(): flush_sigqueue_mask()
+                for thread in self.leader.threads:
+                    thread.pending[:] = [info for info in thread.pending if info.signal is not Signal.SIGBUS]
+
     def raise_fault(self, result: Fault, vpn: int) -> None:
         """End of a fault in user mode: nothing, or the signal it deserves and what that does."""
         info = FAULT_SIGNALS.get(result)

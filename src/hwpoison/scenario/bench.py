@@ -62,7 +62,7 @@ class Bench:
         self.mapped_until = 0  # the end of the last area: none has an address that another has elsewhere
         self.frames: dict[str, int] = {}
         self.by_number: set[str] = set()  # names of frames that are mapped by their number (mm/pfnmap.py)
-        self.noted: set[str] = set()  # names of frames that are some page's, not the kernel's own
+        self.noted: dict[str, object] = {}  # names of frames that are some page's, not the kernel's own
         self.struck: dict[tuple[str, int], int] = {}  # page → the frame that was bad, or offlined, there last
         self.holds: dict[str, tuple[Page, bool]] = {}  # name → (page, is it a pin)
         self.censuses: list[Census] = []

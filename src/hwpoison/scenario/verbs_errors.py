@@ -170,7 +170,7 @@ class ErrorVerbs(Bench):
         pfn = self.pfn(step)
         name = self.new_name(step, step.args["as"])
         self.frames[name] = pfn
-        self.noted.add(name)
+        self.noted[name] = self.vm.zone.page(pfn).head.mapping if self.vm.zone.online(pfn) else None
 
     def do_break(self, step: Step) -> None:
         page = self.page(step)

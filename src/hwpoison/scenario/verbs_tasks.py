@@ -19,9 +19,7 @@ class TaskVerbs(Bench):
         task.prctl_mce_kill(POLICIES[step.args["policy"]])
 
     def _set_sigbus(self, task: Task, action: str) -> None:
-        task.blocked = action == "blocked"
-        if not task.blocked:
-            task.leader.sigbus = action  # type: ignore[assignment] # checked by the table of steps
+        task.set_sigbus(action)  # type: ignore[arg-type] # checked by the table of steps
 
     def do_fork(self, step: Step) -> None:
         name = self.new_name(step, step.args["as"])

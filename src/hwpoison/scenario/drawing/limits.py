@@ -204,6 +204,14 @@ def _beyond_device(model: Model, step: Step) -> bool:
     return step.page + pages > file.inode.size
 
 
+def _used_again(model: Model, step: Step) -> bool:
+    """A frame that was noted, and has become another page since."""
+    if step.subject not in model.noted:
+        return False
+    page = model.vm.zone.page(model.frames[step.subject]).head
+    return bool(page.refcount) and page.mapping is not model.noted[step.subject]
+
+
 def _maps_past_device(model: Model, step: Step) -> bool:
     file = model.open_files.get(step.get("file") or "")
     if file is None or file.inode.fs.name != "bdev":
@@ -313,10 +321,11 @@ LIMITS: tuple[Limit, ...] = (
     Limit("a disk has no size to change and no holes", ("truncate", "punch"), _resizes_device),
     Limit(
         "a disk is larger than the pages that a scenario names",
-        ("read", "write", "readv", "writev"),
+        ("read", "write", "readv", "writev", "splice"),
         _beyond_device,
     ),
     Limit("a disk is larger than the pages that a scenario names", ("map",), _maps_past_device),
+    Limit("who gets a frame next that was freed is chance", ("inject", "soft-offline", "look"), _used_again),
     Limit(
         "a file system whose journal cannot be written stops altogether",
         ("fsync", "msync"),
