@@ -130,7 +130,7 @@ LIMITED = [
     ("readv dd:1 into=m:0 pages=1", "", "file d fs=bdev\nopen dd file=d"),
     ("map x task=A file=dd pages=2", "", "file d fs=bdev\nopen dd file=d"),
     ("splice dd:1", "", "file d fs=bdev\nopen dd file=d"),
-    ("inject k via=sysfs", "", "note m:0 as=k\ndiscard m:0\nfile g\nopen gd file=g\nread gd:0"),
+    ("inject k via=sysfs", "swap = 8", "note m:0 as=k\nswapout m:0\nfile g\nopen gd file=g\nread gd:0"),
     ("fsync fd", "", "disk fail"),
     ("msync s", "", "disk fail"),
     ("disk hold", "", "disk fail"),
