@@ -174,7 +174,7 @@ def explore(
     """In every order, or those that ``strategy`` comes to. ``seconds``: the search's, without shortening."""
     strategy, budget = strategy or undone.strategy, budget or undone.budget
     with undone.installed(ours=ours) as kernel:
-        work = _investigation(undone, kernel)
+        work = _investigation(undone, kernel, ours=ours)
         with work.explorer.open():
             begun = time.perf_counter()
             result = Search(work.explorer, budget).run(strategy, seed)
@@ -194,8 +194,10 @@ def explore(
     )
 
 
-def _investigation(undone: Undone, kernel: Profile) -> Investigation:
+def _investigation(undone: Undone, kernel: Profile, *, ours: bool) -> Investigation:
     work = Investigation(undone.scenario, kernel, undone.name)
+    if not ours:
+        work.explorer.data_races = None  # to be found is what comes of the mistake
     check, also, model = work.race.check, undone.also, work.race.model
     if also is not None:
         work.race.check = lambda: [*check(), *(Failure("remark", text) for text in also(model))]
@@ -205,7 +207,7 @@ def _investigation(undone: Undone, kernel: Profile) -> Investigation:
 def follow(undone: Undone, schedule: str, *, ours: bool = False) -> tuple[Exploration, str | None]:
     """One schedule: what it came to, and where it did not fit."""
     with undone.installed(ours=ours) as kernel:
-        return _investigation(undone, kernel).replay(read(schedule))
+        return _investigation(undone, kernel, ours=ours).replay(read(schedule))
 
 
 def shows(undone: Undone) -> Outcome:

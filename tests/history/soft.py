@@ -52,7 +52,7 @@ B14 = Bug(
     end
     """,
     (("hwpoison.scenario.verbs_errors:unpoison_memory", unpoison_at_once),),
-    "data race: Page.private|assertion: KernelBug: refcount of .* goes to -1",
+    "assertion: KernelBug: refcount of .* goes to -1",
     setting=(("hwpoison.scenario.promises_soft:out_of_use", lambda *_: ()),),  # it was made good since
     fix="~da1b13ccfbeb (4.3)",
 )

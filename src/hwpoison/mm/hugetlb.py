@@ -153,6 +153,10 @@ class Hugetlb:
         with self.lock:
             return h.persistent < count
 
+    def _may_have_more(self, h: Hstate) -> bool:
+        with self.lock:
+            return h.surplus < h.overcommit
+
     def _grow(self, h: Hstate, *, surplus: bool, node: int = 0) -> bool:
         """One more page, free; False without memory for it. Nobody has a reference at any time (B2)."""
         try:
@@ -215,7 +219,7 @@ class Hugetlb:
         A bad page that is stuck in the pool is passed over.
         """
         page = self._dequeue(h, reserved=reserved)
-        if page is None and h.surplus < h.overcommit and self._grow(h, surplus=True):
+        if page is None and self._may_have_more(h) and self._grow(h, surplus=True):
             page = self._dequeue(h, reserved=False, new=True)
         if page is None:
             return None

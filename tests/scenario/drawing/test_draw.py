@@ -129,6 +129,7 @@ LIMITED = [
     ("read dd:1", "", "file d fs=bdev\nopen dd file=d"),
     ("readv dd:1 into=m:0 pages=1", "", "file d fs=bdev\nopen dd file=d"),
     ("map x task=A file=dd pages=2", "", "file d fs=bdev\nopen dd file=d"),
+    ("inject z:0 via=madvise", "", "task Z\nmap z task=Z file=fd shared=yes"),
     ("splice dd:1", "", "file d fs=bdev\nopen dd file=d"),
     ("inject k via=sysfs", "swap = 8", "note m:0 as=k\nswapout m:0\nfile g\nopen gd file=g\nread gd:0"),
     ("fsync fd", "", "disk fail"),

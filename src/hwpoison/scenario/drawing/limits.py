@@ -204,6 +204,14 @@ def _beyond_device(model: Model, step: Step) -> bool:
     return step.page + pages > file.inode.size
 
 
+def _dies_of_what_it_never_touched(model: Model, step: Step) -> bool:
+    task, vma = model.area(step)
+    survives = task.leader.sigbus == "handler" and not task.blocked
+    if step.args["via"] != "madvise" or survives or not model.profile.madvise_is_consumed:
+        return False
+    return vma.mapping is not None and task.alive_mm().entry(vma.start + step.page) is None
+
+
 def _used_again(model: Model, step: Step) -> bool:
     """A frame that was noted, and has become another page since."""
     if step.subject not in model.noted:
@@ -325,6 +333,11 @@ LIMITS: tuple[Limit, ...] = (
         _beyond_device,
     ),
     Limit("a disk is larger than the pages that a scenario names", ("map",), _maps_past_device),
+    Limit(
+        "the frame of a page is not known whose only user dies of touching it",
+        ("inject",),
+        _dies_of_what_it_never_touched,
+    ),
     Limit("who gets a frame next that was freed is chance", ("inject", "soft-offline", "look"), _used_again),
     Limit(
         "a file system whose journal cannot be written stops altogether",
