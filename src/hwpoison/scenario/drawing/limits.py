@@ -213,11 +213,11 @@ def _dies_of_what_it_never_touched(model: Model, step: Step) -> bool:
 
 
 def _used_again(model: Model, step: Step) -> bool:
-    """A frame that was noted, and has become another page since."""
+    """A frame that was noted, and has been freed since: it may be any page, even the lab's own."""
     if step.subject not in model.noted:
         return False
     page = model.vm.zone.page(model.frames[step.subject]).head
-    return bool(page.refcount) and page.mapping is not model.noted[step.subject]
+    return not page.flags & pg.HWPOISON and page.mapping is not model.noted[step.subject]
 
 
 def _maps_past_device(model: Model, step: Step) -> bool:
