@@ -105,7 +105,7 @@ def known_references(vm: Machine) -> Counter[int]:
         known[page.pfn] += 1
     known.update(pfn for pfn in vm.zone.pages if vm.pmem.has_page(pfn))  # the device's own
     known.update(page.pfn for page, _store in vm.disk.under_way)
-    for batch in vm.lru.batches.values():
+    for batch in (*vm.lru.batches.values(), *vm.lru.lazyfree_batches.values()):
         known.update(page.pfn for page in batch)
     for queue in vm.lru.mlock_batches.values():
         known.update(page.pfn for page, _ in queue)

@@ -55,6 +55,7 @@ LOCKLESS: dict[str, str] = {
     "Vma.locked": "vm_flags_reset_once(): WRITE_ONCE() for rmap, which has no mmap_lock (mm/mlock.c)",
     "Lru.batches": BATCH,
     "Lru.mlock_batches": BATCH,
+    "Lru.lazyfree_batches": BATCH,
     "Zone.pcp": "drain_all_pages() looks at pcp->count without pcp->lock, which empties it (mm/page_alloc.c)",
     "Zone.pcp_blocks": "as Zone.pcp",
     "Zone.pcp_disabled": "pcp->high and pcp->batch are written once, and read so (pageset_update())",

@@ -31,6 +31,7 @@ class Lru:
         self.pages: dict[int, Page] = {}
         self.batches: dict[int, list[Page]] = {}  # cpu → pages on their way to a list
         self.mlock_batches: dict[int, list[tuple[Page, bool]]] = {}  # cpu → (page, lock it?)
+        self.lazyfree_batches: dict[int, list[Page]] = {}  # cpu → pages that MADV_FREE has given up
 
     def add(self, page: Page) -> None:
         """folio_add_lru(): into this CPU's batch; drained when that is full, or the folio large."""
@@ -67,6 +68,16 @@ class Lru:
                 set_flags(page, pg.LRU)
                 del batch[0]
             put_page(page)
+        lazy = self.lazyfree_batches.get(cpu, [])
+        while lazy:
+            with self.lock:
+                if not lazy:
+                    break
+                page = lazy[0]
+                if page.flags & pg.LRU and _can_be_freed_lazily(page):
+                    clear_flags(page, pg.SWAPBACKED | pg.ACTIVE | pg.REFERENCED)
+                del lazy[0]
+            put_page(page)
         mlocks = self.mlock_batches.get(cpu, [])
         while mlocks:
             with self.lock:
@@ -93,7 +104,7 @@ class Lru:
 
     def add_drain_all(self) -> None:
         """lru_add_drain_all(): the batches of every CPU. May sleep; no spinlock held."""
-        for cpu in sorted(self.batches.keys() | self.mlock_batches.keys()):
+        for cpu in sorted(self.batches.keys() | self.mlock_batches.keys() | self.lazyfree_batches.keys()):
             self.add_drain(cpu)
 
     def move_unevictable(self, mapping: AddressSpace) -> None:
@@ -106,10 +117,14 @@ class Lru:
                 set_flags(page, pg.LRU)
 
     def mark_lazyfree(self, page: Page) -> None:
-        """folio_mark_lazyfree(): an anonymous page that reclaim may throw away (MADV_FREE)."""
-        self.add_drain_all()
-        if page.anon and page.flags & pg.LRU and not page.flags & (pg.SWAPCACHE | pg.UNEVICTABLE):
-            clear_flags(page, pg.SWAPBACKED | pg.ACTIVE | pg.REFERENCED)
+        """folio_mark_lazyfree(): reclaim may throw the page away (MADV_FREE), once its batch is drained."""
+        cpu = self.vm.paths.current.cpu
+        self.add_drain(cpu)
+        if page.flags & pg.LRU and _can_be_freed_lazily(page):
+            get_page(page)
+            self.lazyfree_batches.setdefault(cpu, []).append(page)
+            if page.order:
+                self.add_drain(cpu)
 
     def isolate(self, page: Page) -> bool:
         """folio_isolate_lru(): take the page off its list, with a reference; whether it was on one."""
@@ -182,3 +197,8 @@ class Lru:
         for pfn, page in self.pages.items():
             if not page.flags & pg.LRU:
                 raise KernelBug(f"page {pfn:#x} is on a reclaim list without PG_lru")
+
+
+def _can_be_freed_lazily(page: Page) -> bool:
+    """lru_lazyfree(): anonymous memory that is not in swap."""
+    return page.anon and bool(page.flags & pg.SWAPBACKED) and not page.flags & (pg.SWAPCACHE | pg.UNEVICTABLE)
