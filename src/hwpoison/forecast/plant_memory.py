@@ -119,6 +119,7 @@ def lazily_freed(wanted: Wanted) -> Planted:
     store(task, vma.start, CONTENT)
     planted.page = _page(planted, vma.start, task.pid)
     madvise_free(task.alive_mm(), vma.start)
+    task.vm.lru.add_drain_all()
     if wanted.situation.written:
         store(task, vma.start, CONTENT)
         planted.content = CONTENT

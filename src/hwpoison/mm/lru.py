@@ -52,7 +52,7 @@ class Lru:
 
         It waits in a batch for that.
         """
-        if not page.flags & pg.DIRTY:
+        if not page.flags & (pg.DIRTY | pg.LOCKED):
             self.activate(page)
 
     def add_drain(self, cpu: int) -> None:

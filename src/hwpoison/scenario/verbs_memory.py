@@ -120,10 +120,9 @@ class MemoryVerbs(Bench):
         mlock(task.alive_mm(), vma, on=False)
 
     def do_swapout(self, step: Step) -> None:
-        _task, vma = self.area(step)
         page = self.page(step)
-        if vma.locked:
-            return  # mm/madvise.c can_madv_lru_vma()
+        if page.head.order and step.subject in self.areas and self.area(step)[1].locked:
+            return  # nothing is split for locked memory (mm/madvise.c can_madv_lru_vma())
         vmscan.reclaim_folio(page, drop=step.args["keep"] == "no")
 
     def do_migrate(self, step: Step) -> None:
