@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from hwpoison.mm.machine import Machine
+from hwpoison.mm.page import Page
+from hwpoison.mm.pte import Pte
+from hwpoison.mm.task import Task
 
 
 @pytest.fixture
@@ -27,3 +30,16 @@ def machine() -> Iterator[Callable[..., Machine]]:
 def vm(machine: Callable[..., Machine]) -> Machine:
     """A machine of 256 frames with eight pages of swap."""
     return machine(swap_slots=8)
+
+
+@pytest.fixture
+def task(vm: Machine) -> Task:
+    """A process on it, with no memory yet."""
+    return vm.new_task("app")
+
+
+def mapped(task: Task, vpn: int) -> Page:
+    """What the task has there, which must be a page."""
+    entry = task.alive_mm().entry(vpn)
+    assert isinstance(entry, Pte)
+    return entry.page

@@ -13,20 +13,9 @@ from hwpoison.mm.inode import File
 from hwpoison.mm.machine import Machine, Traits
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mmap import do_mmap
-from hwpoison.mm.page import Page
-from hwpoison.mm.pte import Pte
 from hwpoison.mm.task import Task
 
-
-@pytest.fixture
-def task(vm: Machine) -> Task:
-    return vm.new_task("app")
-
-
-def mapped(task: Task, vpn: int) -> Page:
-    entry = task.alive_mm().entry(vpn)
-    assert isinstance(entry, Pte)
-    return entry.page
+from .conftest import mapped
 
 
 def touched(task: Task, pages: int = 1) -> int:

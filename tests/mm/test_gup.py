@@ -19,11 +19,6 @@ from hwpoison.mm.vmscan import reclaim_folio
 
 
 @pytest.fixture
-def task(vm: Machine) -> Task:
-    return vm.new_task("app")
-
-
-@pytest.fixture
 def vma(task: Task) -> Vma:
     return do_mmap(task.alive_mm(), 2)
 

@@ -15,15 +15,10 @@ from hwpoison.mm.memory import load, store
 from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import Vma, do_mmap, munmap
 from hwpoison.mm.page import Page, put_page
-from hwpoison.mm.pte import Pte
 from hwpoison.mm.task import Task
 from hwpoison.mm.vmscan import reclaim_folio
 
-
-def mapped(task: Task, vpn: int) -> Page:
-    entry = task.alive_mm().entry(vpn)
-    assert isinstance(entry, Pte)
-    return entry.page
+from .conftest import mapped
 
 
 def locked_state(page: Page) -> tuple[bool, bool, int]:

@@ -13,10 +13,11 @@ from hwpoison.mm.machine import Machine, Traits
 from hwpoison.mm.madvise import madvise_free, uffd_poison
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mmap import Vma, do_mmap
-from hwpoison.mm.page import Page
-from hwpoison.mm.pte import MarkerPte, Pte
+from hwpoison.mm.pte import MarkerPte
 from hwpoison.mm.task import Signalled, Task
 from hwpoison.mm.vmscan import reclaim_folio
+
+from .conftest import mapped
 
 
 def written(vm: Machine) -> tuple[Task, Vma]:
@@ -24,12 +25,6 @@ def written(vm: Machine) -> tuple[Task, Vma]:
     vma = do_mmap(task.alive_mm(), 2)
     store(task, vma.start, "cache")
     return task, vma
-
-
-def mapped(task: Task, vpn: int) -> Page:
-    entry = task.alive_mm().entry(vpn)
-    assert isinstance(entry, Pte)
-    return entry.page
 
 
 def test_a_page_that_is_not_needed_is_dropped_instead_of_swapped(vm: Machine) -> None:

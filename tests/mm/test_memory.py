@@ -22,11 +22,6 @@ from hwpoison.mm.writeback import fsync
 
 
 @pytest.fixture
-def task(vm: Machine) -> Task:
-    return vm.new_task("app")
-
-
-@pytest.fixture
 def vma(task: Task) -> Vma:
     return do_mmap(task.alive_mm(), 2)
 

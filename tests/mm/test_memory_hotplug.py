@@ -25,11 +25,6 @@ from hwpoison.mm.pte import PoisonPte, Pte
 from hwpoison.mm.task import Task
 
 
-@pytest.fixture
-def task(vm: Machine) -> Task:
-    return vm.new_task("app")
-
-
 def anonymous(task: Task) -> Vma:
     vma = do_mmap(task.alive_mm(), 1)
     store(task, vma.start, "x")

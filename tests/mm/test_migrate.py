@@ -23,17 +23,14 @@ from hwpoison.mm.migrate import (
 )
 from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import Vma, do_mmap, munmap
-from hwpoison.mm.page import Page, get_page, put_page
-from hwpoison.mm.pte import MigrationPte, PoisonPte, Pte
+from hwpoison.mm.page import get_page, put_page
+from hwpoison.mm.pte import MigrationPte, PoisonPte
 from hwpoison.mm.rmap import folio_mkclean
 from hwpoison.mm.task import Task
 from hwpoison.mm.vmscan import reclaim_folio
 from hwpoison.mm.writeback import fsync
 
-
-@pytest.fixture
-def task(vm: Machine) -> Task:
-    return vm.new_task("app")
+from .conftest import mapped
 
 
 def anonymous(task: Task) -> Vma:
@@ -46,12 +43,6 @@ def of_file(vm: Machine, task: Task, fs: str | FileSystem = "ext4") -> tuple[Fil
     file = File(vm.create("data", fs, 1), "fd")
     vma = do_mmap(task.alive_mm(), 1, file=file, shared=True)
     return file, vma
-
-
-def mapped(task: Task, vpn: int) -> Page:
-    entry = task.alive_mm().entry(vpn)
-    assert isinstance(entry, Pte)
-    return entry.page
 
 
 def move(task: Task, vma: Vma) -> int:

@@ -14,23 +14,14 @@ from hwpoison.mm.locks import KernelBug
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mmap import do_mmap, map_driver, munmap
-from hwpoison.mm.page import Page, put_page
+from hwpoison.mm.page import put_page
 from hwpoison.mm.page_alloc import OutOfMemory
-from hwpoison.mm.pte import PoisonPte, Pte
+from hwpoison.mm.pte import PoisonPte
 from hwpoison.mm.slab import kernel_page
 from hwpoison.mm.task import Task
 from hwpoison.mm.vmscan import reclaim_folio
 
-
-@pytest.fixture
-def task(vm: Machine) -> Task:
-    return vm.new_task("app")
-
-
-def mapped(task: Task, vpn: int) -> Page:
-    entry = task.alive_mm().entry(vpn)
-    assert isinstance(entry, Pte)
-    return entry.page
+from .conftest import mapped
 
 
 def test_areas_do_not_touch_each_other(task: Task) -> None:

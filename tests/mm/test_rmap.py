@@ -30,11 +30,7 @@ from hwpoison.mm.rmap import (
 from hwpoison.mm.task import Task
 from hwpoison.mm.vmscan import reclaim_folio
 
-
-def mapped(task: Task, vpn: int) -> Page:
-    entry = task.alive_mm().entry(vpn)
-    assert isinstance(entry, Pte)
-    return entry.page
+from .conftest import mapped
 
 
 def found(page: Page) -> list[tuple[str, int]]:

@@ -23,10 +23,7 @@ from hwpoison.mm.task import Signalled, Task
 from hwpoison.mm.truncate import truncate
 from hwpoison.mm.vmscan import reclaim_folio
 
-
-@pytest.fixture
-def task(vm: Machine) -> Task:
-    return vm.new_task("app")
+from .conftest import mapped
 
 
 @pytest.fixture
@@ -34,12 +31,6 @@ def vma(task: Task) -> Vma:
     vma = do_mmap(task.alive_mm(), 3)
     store(task, vma.start, "x")
     return vma
-
-
-def mapped(task: Task, vpn: int) -> Page:
-    entry = task.alive_mm().entry(vpn)
-    assert isinstance(entry, Pte)
-    return entry.page
 
 
 def swap_out(task: Task, vpn: int, *, drop: bool = True) -> Page:

@@ -19,11 +19,6 @@ AR = SigInfo(Signal.SIGBUS, SiCode.BUS_MCEERR_AR, 0x2000, 12, forced=True)
 KILL = SigInfo(Signal.SIGKILL)
 
 
-@pytest.fixture
-def task(vm: Machine) -> Task:
-    return vm.new_task("app")
-
-
 # The kill policy.
 
 

@@ -11,23 +11,18 @@ from hwpoison.mm.inode import File
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mmap import do_mmap
-from hwpoison.mm.page import Page, folio_lock, folio_unlock, get_page, put_page
-from hwpoison.mm.pte import PoisonPte, Pte, SwapPte
+from hwpoison.mm.page import folio_lock, folio_unlock, get_page, put_page
+from hwpoison.mm.pte import PoisonPte, SwapPte
 from hwpoison.mm.rmap import try_to_unmap
-from hwpoison.mm.task import Task
 from hwpoison.mm.vmscan import reclaim_folio
 from hwpoison.mm.writeback import filemap_fdatawrite
+
+from .conftest import mapped
 
 
 @pytest.fixture
 def file(vm: Machine) -> File:
     return File(vm.create("data", "ext4", 1), "fd")
-
-
-def mapped(task: Task, vpn: int) -> Page:
-    entry = task.alive_mm().entry(vpn)
-    assert isinstance(entry, Pte)
-    return entry.page
 
 
 def test_a_clean_page_of_a_file_is_dropped_and_read_again(vm: Machine, file: File) -> None:
