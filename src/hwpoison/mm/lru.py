@@ -7,7 +7,8 @@ atomically by whoever isolates a page, and owns it from then on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from hwpoison.abi import pageflags as pg
 
@@ -18,6 +19,7 @@ from .page import Page, clear_flags, get_page, put_page, set_flags
 if TYPE_CHECKING:
     from .machine import Machine
 
+T = TypeVar("T")
 BATCH = 15
 """Pages in one CPU's batch (PAGEVEC_SIZE; 31 from 6.9 on, which nothing here depends on)."""
 
@@ -57,39 +59,38 @@ class Lru:
 
     def add_drain(self, cpu: int) -> None:
         """lru_add_drain_cpu(): the batches of one CPU onto the lists."""
-        batch = self.batches.get(cpu, [])
+        self._drain(self.batches.get(cpu, []), self._added)
+        self._drain(self.lazyfree_batches.get(cpu, []), self._lazyfree)
+        self._drain(self.mlock_batches.get(cpu, []), self._mlocked)
+
+    def _drain(self, batch: list[T], move: Callable[[T], Page]) -> None:
+        """Empty one batch. ``move`` does what its entries wait for, and gives the page, which is let go."""
         while batch:
             with self.lock:
                 if not batch:  # another path was draining it as well
                     break
-                page = batch[0]
-                self._place(page)
-                page.mlock_count = 0  # locked mappings are counted by their own batch, below
-                set_flags(page, pg.LRU)
+                page = move(batch[0])
                 del batch[0]
             put_page(page)
-        lazy = self.lazyfree_batches.get(cpu, [])
-        while lazy:
-            with self.lock:
-                if not lazy:
-                    break
-                page = lazy[0]
-                if page.flags & pg.LRU and _can_be_freed_lazily(page):
-                    clear_flags(page, pg.SWAPBACKED | pg.ACTIVE | pg.REFERENCED)
-                del lazy[0]
-            put_page(page)
-        mlocks = self.mlock_batches.get(cpu, [])
-        while mlocks:
-            with self.lock:
-                if not mlocks:
-                    break
-                page, lock = mlocks[0]
-                if lock:
-                    self._mlock(page)
-                else:
-                    self._munlock(page)
-                del mlocks[0]
-            put_page(page)
+
+    def _added(self, page: Page) -> Page:
+        self._place(page)
+        page.mlock_count = 0  # locked mappings are counted by their own batch
+        set_flags(page, pg.LRU)
+        return page
+
+    def _lazyfree(self, page: Page) -> Page:
+        if page.flags & pg.LRU and _can_be_freed_lazily(page):
+            clear_flags(page, pg.SWAPBACKED | pg.ACTIVE | pg.REFERENCED)
+        return page
+
+    def _mlocked(self, entry: tuple[Page, bool]) -> Page:
+        page, lock = entry
+        if lock:
+            self._mlock(page)
+        else:
+            self._munlock(page)
+        return page
 
     def _place(self, page: Page) -> None:
         """Onto the list that its state asks for (folio_evictable()). Under lru_lock."""

@@ -18,7 +18,8 @@ from hwpoison.mm.pte import Pte
 from hwpoison.mm.task import Task
 
 from .census import Census
-from .load import HUGE, Scenario
+from .load import Scenario
+from .races import HUGE
 from .steps import Step
 
 T = TypeVar("T")

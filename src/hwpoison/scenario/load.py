@@ -43,11 +43,10 @@ from hwpoison.abi.problems import NotPossible, WrongUse, unknown_name
 from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.profiles import NEWEST, PROFILES, PROPOSED
 
-from .races import FILE, race_texts, triple_texts
+from .races import FILE, HUGE, race_texts, triple_texts
 from .steps import Step, StepError, parse_expectation, parse_step
 
 KEYS = ("name", "title", "source", "steps", "swap", "frames", "huge", "breaks")
-HUGE = 512
 
 
 @dataclass(frozen=True, slots=True)

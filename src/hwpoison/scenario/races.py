@@ -17,7 +17,7 @@ from typing import Any
 FILE = "races.toml"
 TWIN = "twin"
 HUGE = 512
-"""Pages of a huge page. A victim that has one wants fewer, and a rival may want fewer still."""
+"""Pages of a huge page, on any real machine. A victim that has one wants fewer, and a rival fewer still."""
 OTHER = re.compile(r"\bother\b")
 
 
