@@ -16,7 +16,7 @@ from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.profiles import NEWEST, Profile
 from hwpoison.failure.unpoison import unpoison_memory
 from hwpoison.mm.gup import pin_user_page, unpin_user_page
-from hwpoison.mm.hugetlb import Hstate, frames_of, is_huge, is_raw_hwpoison, state_of
+from hwpoison.mm.hugetlb import Hstate, is_huge, is_raw_hwpoison, state_of
 from hwpoison.mm.inode import File, SysError
 from hwpoison.mm.memory import load, store
 from hwpoison.mm.mmap import Vma, do_mmap, munmap
@@ -220,7 +220,7 @@ def test_unpoison_makes_all_of_a_huge_page_good_again(failure: MemoryFailure) ->
 
 
 def test_unpoison_of_a_dissolved_huge_page_gives_the_one_frame_back(failure: MemoryFailure) -> None:
-    bad = frames_of(pool(failure).free_list[0])[1]
+    bad = list(pool(failure).free_list[0].pages())[1]
     inject.simulated(failure, bad.pfn)
     assert unpoison_memory(failure, bad.pfn) == 0
     assert failure.vm.zone.is_free_buddy_page(bad.pfn)

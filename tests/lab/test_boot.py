@@ -82,11 +82,10 @@ def test_a_command_reaches_the_guest_whatever_its_words(guest: None, kernel: Ker
     code = "import os, sys; print(sys.argv[1:], os.environ['GIVEN'])"
     ended = boot.run(
         kernel,
-        [sys.executable, "-c", code, *words],
+        ["env", "GIVEN=a 'quoted' $text", sys.executable, "-c", code, *words],
         tmp_path,
         kvm=False,
         seconds=60,
-        environment={"GIVEN": "a 'quoted' $text"},
     )
     assert (ended.ending, ended.code) == ("finished", 0)
     assert f"{words} a 'quoted' $text" in ended.console

@@ -8,7 +8,7 @@ import pytest
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
-from hwpoison.mm.hugetlb import Hstate, frames_of, is_huge, is_raw_hwpoison, state_of
+from hwpoison.mm.hugetlb import Hstate, is_huge, is_raw_hwpoison, state_of
 from hwpoison.mm.inode import SysError
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.page import Page, put_page, set_flags
@@ -61,7 +61,7 @@ def test_a_page_of_the_pool_has_no_reference_and_one_in_use_has_one(vm: Machine,
     page = taken(vm, h)
     assert page.refcount == 1
     assert counters(h) == (1, 0, 0, 0)
-    put_page(frames_of(page)[2])
+    put_page(list(page.pages())[2])
     assert counters(h) == (1, 1, 0, 0)
 
 
@@ -113,7 +113,7 @@ def test_surplus_pages_made_for_a_promise_go_when_it_is_not_wanted_any_more(vm: 
 def test_a_free_page_is_dissolved_into_ordinary_ones(vm: Machine, h: Hstate) -> None:
     vm.hugetlb.set_max_huge_pages(h, 1)
     page = h.free_list[0]
-    assert vm.hugetlb.dissolve_free_huge_page(frames_of(page)[1]) == 0
+    assert vm.hugetlb.dissolve_free_huge_page(list(page.pages())[1]) == 0
     assert counters(h) == (0, 0, 0, 0)
     vm.zone.drain_all_pages()
     assert all(vm.zone.is_free_buddy_page(frame) for frame in range(page.pfn, page.pfn + 4))
@@ -135,7 +135,7 @@ def test_a_free_page_that_is_promised_is_not_dissolved(vm: Machine, h: Hstate) -
 
 def test_dissolving_leaves_each_bad_frame_with_its_own_mark_and_keeps_the_one(vm: Machine, h: Hstate) -> None:
     vm.hugetlb.set_max_huge_pages(h, 1)
-    head, one, two, _three = frames_of(h.free_list[0])
+    head, one, two, _three = h.free_list[0].pages()
     for frame in (one, two):
         vm.hugetlb.set_hwpoison(frame, no_memory=False)
     assert [is_raw_hwpoison(frame) for frame in (head, one, two)] == [False, True, True]
@@ -151,7 +151,7 @@ def test_where_nobody_knows_which_frames_are_bad_the_whole_page_is_given_up(vm: 
     page = h.free_list[0]
     vm.hugetlb.set_hwpoison(page, no_memory=True)
     assert state_of(page).raw_unreliable
-    assert all(is_raw_hwpoison(frame) for frame in frames_of(page))
+    assert all(is_raw_hwpoison(frame) for frame in page.pages())
     assert not vm.hugetlb.page_handle_poison(page)
     assert counters(h) == (0, 0, 0, 0)
     assert page.pfn not in set(vm.zone.free_pfns())
@@ -172,7 +172,7 @@ def test_a_second_error_is_the_same_frame_or_a_new_one(
     vm: Machine, h: Hstate, again: int, answer: tuple[bool, bool]
 ) -> None:
     vm.hugetlb.set_max_huge_pages(h, 1)
-    frames = frames_of(h.free_list[0])
+    frames = list(h.free_list[0].pages())
     assert vm.hugetlb.set_hwpoison(frames[0], no_memory=False) == (False, True)
     assert vm.hugetlb.set_hwpoison(frames[again], no_memory=False) == answer
 
@@ -193,7 +193,7 @@ def test_a_bad_gigantic_page_is_not_demoted(vm: Machine) -> None:
     big = vm.hugetlb.hstates["1G"]
     vm.hugetlb.set_max_huge_pages(big, 1)
     vm.hugetlb.set_hwpoison(big.free_list[0], no_memory=False)
-    assert vm.hugetlb.demote(1) == 0
+    assert vm.hugetlb.demote(1) == -Errno.EBUSY
 
 
 def test_a_bad_folio_that_is_no_huge_page_of_a_pool_has_no_list_of_bad_frames(vm: Machine) -> None:

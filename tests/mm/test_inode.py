@@ -20,6 +20,7 @@ def test_only_memory_file_systems_keep_a_bad_page() -> None:
         "sysv",
         "memfd",
         "hugetlbfs",
+        "hugetlbfs-1G",
     }
 
 

@@ -35,6 +35,13 @@ DEVIATIONS: dict[str, Deviation] = {
         "one bad frame takes a whole huge page (hugetlb) away from its users, with all that was good in it",
         "mm/memory-failure.c try_memory_failure_hugetlb(): there is one entry for all of it",
     ),
+    "note-taken": Deviation(
+        2,
+        "a parent that takes a huge page back from its children (hugetlb) clears whatever they have there, "
+        "also the note of a page of their own that was lost: they get an empty one, or a SIGBUS that names "
+        "no error",
+        "mm/hugetlb.c unmap_ref_private(), __unmap_hugepage_range(); seen on 6.1 to 7.3",
+    ),
     "forgotten-victim": Deviation(
         2,
         "without memory for a note about a victim, the task is not told until it touches the page",

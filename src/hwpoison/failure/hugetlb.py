@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import Errno
-from hwpoison.mm.hugetlb import is_huge, state_of
+from hwpoison.mm.hugetlb import is_huge, state_of, why_not_given_up
 from hwpoison.mm.locks import atomic_add, test_and_set
 from hwpoison.mm.page import Page, folio_lock, folio_try_get, folio_unlock, put_page
 
@@ -124,7 +124,8 @@ def _free(failure: MemoryFailure, page: Page) -> int:
         atomic_add(page, "refcount", 1)
         reason = "the huge page was dissolved, and the allocator gave the one bad frame up for ever"
     else:
-        reason = "every free huge page is promised to somebody: it cannot be dissolved"
+        undissolved = "every free huge page is promised to somebody: it cannot be dissolved"
+        reason = why_not_given_up(page, undissolved)
     failure.tell(reason, SOURCE)
     result = MfResult.RECOVERED if dissolved else MfResult.FAILED
     return failure.action_result(page.pfn, PageType.FREE_HUGE, result, reason=reason)

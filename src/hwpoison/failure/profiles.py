@@ -153,6 +153,7 @@ V6_1 = replace(
         checks_new_pages=True,
         migration_copies_first=False,
         compacts_large_folios=False,
+        frees_gigantic_whole=False,
         collapse_survives_errors=False,
         split_drops_zeros=False,
         migration_splits_partly_mapped=False,

@@ -62,7 +62,8 @@ class Batch:
     def run(self, scenarios: Sequence[Scenario]) -> dict[str, Answer]:
         """The kernel's answers by scenario. NotPossible if a guest does not get as far as the first."""
         ordered = sorted(scenarios, key=lambda scenario: scenario.name in self.expected)
-        waiting = deque([ordered] if ordered else [])
+        kinds = (needs(scenario) for scenario in ordered)
+        waiting = deque([s for s in ordered if needs(s) is memory] for memory in dict.fromkeys(kinds))
         answers: dict[str, Answer] = {}
         suspects: dict[str, str] = {}  # what is tried again alone, and what had happened
         boots = 0
@@ -112,13 +113,13 @@ class Batch:
             self._tell(done, total, number, "booting")
             ended = boot.run(
                 self.kernel,
-                [*self.agent, str(shared / "scenarios.json"), str(results.path)],
+                [*in_guest(self.agent), str(shared / "scenarios.json"), str(results.path)],
                 shared,
                 kvm=self.kvm,
                 seconds=BOOT_SECONDS + SCENARIO_SECONDS * len(batch),
-                environment=guest_environment(),
                 watch=watch,
                 mark=results.path,
+                memory=needs(batch[0]),
             )
             results.look()
         for name in list(results.answers)[:1] if ended.before else ():
@@ -147,14 +148,17 @@ class Batch:
         self.told(Progress(self.kernel.name, done, total, boots, doing))
 
 
+def needs(scenario: Scenario) -> boot.Memory:
+    """What guest a scenario can run in."""
+    gigantic = any("1G" in (step.subject, step.get("hugetlb"), step.get("fs")) for step in scenario.steps)
+    return boot.GIGANTIC if gigantic else boot.USUAL
+
+
 def _noted(answer: Answer, note: str) -> Answer:
     return replace(answer, note="; ".join(part for part in (answer.note, note) if part))
 
 
-def guest_environment() -> dict[str, str]:
-    """What Python needs inside to find the agent, and nothing of the user's."""
-    return {
-        "PATH": tools.search_path(),
-        "PYTHONPATH": f"/{initramfs.PYTHON}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+def in_guest(command: Sequence[str]) -> list[str]:
+    """The command with what Python needs inside to find the agent, and nothing of the user's."""
+    path = f"PATH={tools.search_path()}"
+    return ["/usr/bin/env", path, f"PYTHONPATH=/{initramfs.PYTHON}", "PYTHONDONTWRITEBYTECODE=1", *command]

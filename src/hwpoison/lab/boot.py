@@ -18,7 +18,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,17 +46,12 @@ GUEST_OPTIONS = (
     "loglevel=6",  # each character is an exit to QEMU; an oops is printed whole all the same
     "mitigations=off cryptomgr.notests apparmor=0 audit=0",  # nothing to protect or test
     "tsc=reliable no_timer_check",  # a guest that is made to wait must not mistrust its clocks
-    "numa=fake=2",  # a second node, for pages to be moved to
-    # Three devices of persistent memory, with nothing between them (agent/pmem.py).
-    "memmap=128M!4G memmap=128M$4224M memmap=384M!4352M memmap=128M$4736M memmap=384M!4864M",
     "oops=panic",
     "sysctl.kernel.softlockup_panic=1",
     "sysctl.kernel.hung_task_panic=1",
     "sysctl.kernel.hung_task_timeout_secs=60",
 )
-# A gigabyte of memory; what is above 4G is persistent memory (GUEST_OPTIONS), and taken from the host only
-# where something is written.
-MACHINE, MEMORY = "q35,max-ram-below-4g=1G", "2176M"
+MACHINE = "q35,max-ram-below-4g=1G"
 # For errors of the hardware (hardware.py): the guest's second serial line ends in this process, which has
 # QEMU's monitor and its debugger's stub. Intel's machine checks are the ones that QEMU can bring in.
 HARDWARE = (
@@ -66,6 +61,31 @@ HARDWARE = (
     "-device virtio-balloon-pci",
 )
 INTEL = "vendor=GenuineIntel"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How much of it a guest has, a gigabyte below 4G and the rest above, and its kernel's options about it.
+
+    It is taken from the host only where something is written. ``cpu``: what the processor is to be without.
+    """
+
+    size: str
+    options: tuple[str, ...]
+    cpu: str = ""
+
+
+USUAL = Memory(
+    "2176M",
+    (
+        "numa=fake=2",  # a second node, for pages to be moved to
+        # Three devices of persistent memory, with nothing between them (agent/pmem.py).
+        "memmap=128M!4G memmap=128M$4224M memmap=384M!4352M memmap=128M$4736M memmap=384M!4864M",
+    ),
+)
+GIGANTIC = Memory("6144M", (), ",erms=off,fsrm=off")
+"""Room for pages of 1 GiB, on one node. To copy one byte by byte (rep movsb) takes the emulator half a
+minute: a kernel that is not told that this is fast takes words, and three seconds."""
 
 Watch = Callable[[float], str | None]
 """Called several times a second with the seconds of its own that the guest has had; a reason ends it."""
@@ -122,9 +142,9 @@ def run(
     *,
     kvm: bool,
     seconds: float,
-    environment: Mapping[str, str] | None = None,
     watch: Watch = lambda _clock: None,
     mark: Path | None = None,
+    memory: Memory = USUAL,
 ) -> Boot:
     """Boot a kernel and run a command of this host as root inside, for so many ``seconds`` at most.
 
@@ -137,8 +157,7 @@ def run(
     """
     tools.need("real kernels are booted with QEMU", tools.FOR_BOOTING)
     script = shared / initramfs.COMMAND  # the kernel's own command line ends in a panic beyond 2048 bytes
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in (environment or {}).items())
-    script.write_text(f"echo > {shlex.quote(str(shared / 'started'))}\n{exports}exec {shlex.join(command)}\n")
+    script.write_text(f"echo > {shlex.quote(str(shared / 'started'))}\nexec {shlex.join(command)}\n")
     (shared / initramfs.PLACE).write_text(f"{shared}\n")
     mark = mark or shared / "started"
     prepared = prepare(kernel)
@@ -146,7 +165,7 @@ def run(
     while True:
         mark.unlink(missing_ok=True)
         limits = _Limits(mark, seconds, watch)
-        ended = _boot(prepared, shared, limits, kvm=kvm)
+        ended = _boot(prepared, shared, limits, memory, kvm=kvm)
         if limits.started() or ended.ending in ("finished", "no start") or len(before) == STARTS - 1:
             return replace(ended, started=limits.started(), before=tuple(before))
         before.append(ended)
@@ -190,14 +209,14 @@ class _Limits:
         return f"it did not get going in {limit:.0f} s" if late else None
 
 
-def _boot(kernel: Prepared, shared: Path, limits: _Limits, *, kvm: bool) -> Boot:
+def _boot(kernel: Prepared, shared: Path, limits: _Limits, memory: Memory, *, kvm: bool) -> Boot:
     """One guest."""
     begun = time.monotonic()
     output = shared / initramfs.OUTPUT
     output.unlink(missing_ok=True)
     with tools.scratch("hwpoison-boot-") as scratch:
         (scratch / "initramfs").write_bytes(b"".join(archive.read_bytes() for archive in kernel.archives))
-        line = _command_line(kernel.image, scratch, shared, kvm=kvm)
+        line = _command_line(kernel.image, scratch, shared, memory, kvm=kvm)
         limits.pid_file = scratch / "pid"
         line += ["-pidfile", str(limits.pid_file)]
         with Server(scratch / "line", scratch / "monitor", scratch / "debugger"):
@@ -207,12 +226,13 @@ def _boot(kernel: Prepared, shared: Path, limits: _Limits, *, kvm: bool) -> Boot
     return judge(console, reason, time.monotonic() - begun)
 
 
-def _command_line(image: Path, scratch: Path, shared: Path, *, kvm: bool) -> list[str]:
-    line = ["qemu-system-x86_64", "-name", "hwpoison-lab", "-machine", MACHINE, "-m", MEMORY, "-smp", "1"]
-    cpu = CPU if kvm else f"{CPU},{INTEL}"
-    line += ["-accel", "kvm" if kvm else "tcg", "-cpu", cpu, "-nodefaults", "-display", "none", "-no-reboot"]
+def _command_line(image: Path, scratch: Path, shared: Path, memory: Memory, *, kvm: bool) -> list[str]:
+    line = ["qemu-system-x86_64", "-name", "hwpoison-lab", "-machine", MACHINE, "-m", memory.size]
+    cpu = (CPU if kvm else f"{CPU},{INTEL}") + memory.cpu
+    line += ["-smp", "1", "-accel", "kvm" if kvm else "tcg", "-cpu", cpu]
+    line += ["-nodefaults", "-display", "none", "-no-reboot"]
     line += ["-kernel", str(image), "-initrd", str(scratch / "initramfs"), "-serial", "stdio"]
-    line += ["-append", " ".join(GUEST_OPTIONS)]
+    line += ["-append", " ".join((*GUEST_OPTIONS, *memory.options))]
     for tag, path, access in ((initramfs.ROOT_TAG, "/", "on"), (initramfs.SHARED_TAG, str(shared), "off")):
         place = f"path={path.replace(',', ',,')},security_model=none"
         line += ["-fsdev", f"local,id={tag},{place},readonly={access},multidevs=remap"]

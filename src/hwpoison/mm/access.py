@@ -62,11 +62,21 @@ def writev(file: File, index: int, task: Task, vpn: int, pages: int) -> int:
         raise SysError(Errno.EINVAL, "hugetlbfs has no write(2)")
     if file.direct and _may_go_direct(file, index, pages):
         return _write_direct(file, index, task, vpn, pages)
+    traits = file.inode.vm.traits
+    if file.inode.fs.swap_backed and traits.write_looks_first and traits.writes_in_chunks:
+        _touch(task, vpn, pages)
     count = _as_far_as_it_goes(
         pages, lambda number: _write_buffered(file, index + number, task, vpn + number)
     )
     _leave_nothing_behind(file, index, count)
     return count
+
+
+def _touch(task: Task, vpn: int, pages: int) -> None:
+    """fault_in_iov_iter_readable(): bring in all of the memory, as far as it can be had."""
+    with contextlib.suppress(SysError):
+        for number in range(pages):
+            copy_from_user(task, vpn + number)
 
 
 def pwrite(file: File, index: int, data: str, pages: int = 1) -> int:

@@ -20,7 +20,7 @@ from hwpoison.abi.signals import Errno
 from .inode import AddressSpace, SysError
 from .locks import KernelBug, Lock, atomic_add, test_and_clear, test_and_set
 from .page import ZEROS, Page, folio_try_get, folio_unlock, put_page
-from .page_alloc import OutOfMemory
+from .page_alloc import MAX_PAGE_ORDER, OutOfMemory
 from .response import Response
 
 if TYPE_CHECKING:
@@ -160,7 +160,10 @@ class Hugetlb:
     def _grow(self, h: Hstate, *, surplus: bool, node: int = 0) -> bool:
         """One more page, free; False without memory for it. Nobody has a reference at any time (B2)."""
         try:
-            page = self.vm.zone.alloc_pages(h.order, frozen=True)
+            if h.order > MAX_PAGE_ORDER:
+                page = self.vm.zone.alloc_contig_pages(h.order)
+            else:
+                page = self.vm.zone.alloc_pages(h.order, frozen=True)
         except OutOfMemory:
             return False
         with self.lock:
@@ -223,7 +226,7 @@ class Hugetlb:
             page = self._dequeue(h, reserved=False, new=True)
         if page is None:
             return None
-        for frame in frames_of(page):
+        for frame in page.pages():
             frame.content = ZEROS
         return page
 
@@ -329,7 +332,10 @@ class Hugetlb:
             for frame in state.raw:
                 test_and_set(frame, pg.HWPOISON)
         page.flags &= pg.HWPOISON  # of the first frame itself; what its last owner left is cleared
-        self.vm.zone.free_pages(page, page.order)
+        if page.order > MAX_PAGE_ORDER:
+            self.vm.zone.free_contig_range(page)
+        else:
+            self.vm.zone.free_pages(page, page.order)
 
     def dissolve_free_huge_page(self, page: Page) -> int:
         """Turn a free huge page into ordinary free pages; -EBUSY if it is in use or promised to somebody."""
@@ -352,18 +358,23 @@ class Hugetlb:
             return not self.dissolve_free_huge_page(page) and self.vm.zone.take_page_off_buddy(page)
 
     def demote(self, count: int) -> int:
-        """A write to demote: free pages of 1 GiB become pages of 2 MiB; how many did."""
+        """A write to demote: free pages of 1 GiB become pages of 2 MiB; how many did.
+
+        -EBUSY if all that are free are bad.
+        """
         big, small = self.hstates["1G"], self.hstates["2M"]
         for done in range(count):
             with self.lock:
-                good = (page for page in big.free_list if not page.flags & pg.HWPOISON)
-                page = next(good, None) if big.available > 0 else None
-                if page is None:
+                if big.available <= 0:
                     return done
+                page = next((page for page in big.free_list if not page.flags & pg.HWPOISON), None)
+                if page is None:
+                    return -Errno.EBUSY
                 self._remove(big, page, surplus=False)
+                self.vm.zone.sparse.pop(page.pfn, None)
                 for start in range(page.pfn, page.pfn + big.pages, small.pages):
-                    head = self.vm.zone.page(start)
-                    _make_head(head, small.order)
+                    head = self.vm.zone.make_sparse(start, small.order)
+                    head.flags |= pg.HUGE
                     head.private = HugeState(small)
                     small.nr += 1
                     small.nr_at[0] += 1
@@ -390,14 +401,6 @@ class Hugetlb:
         test_and_clear(page.head, pg.HWPOISON)
 
 
-def _make_head(page: Page, order: int) -> None:
-    page.head = page
-    page.order = order
-    page.flags |= pg.HUGE | pg.COMPOUND_HEAD
-    for frame in frames_of(page):
-        frame.head = page
-
-
 def add_huge_rmap(head: Page) -> None:
     """One more entry maps all of a huge page; under the page table lock."""
     atomic_add(head, "entire_mapcount", 1)
@@ -407,12 +410,6 @@ def add_huge_rmap(head: Page) -> None:
 def remove_huge_rmap(head: Page) -> None:
     atomic_add(head, "entire_mapcount", -1)
     atomic_add(head, "large_mapcount", -1)
-
-
-def frames_of(page: Page) -> list[Page]:
-    """The frames of a huge page, its head first."""
-    zone, head = page.vm.zone, page.head
-    return [zone.page(pfn) for pfn in range(head.pfn, head.pfn + (1 << head.order))]
 
 
 def give_up_huge_page(page: Page) -> Response:
@@ -430,10 +427,10 @@ def give_up_huge_page(page: Page) -> Response:
         atomic_add(page, "refcount", 1)
         reason = "the huge page was dissolved, and the allocator gave the one bad frame up for ever"
         return Response(MfResult.RECOVERED, 0, reason, source, unlocked=True)
-    return Response(
-        MfResult.FAILED,
-        0,
-        "somebody still holds the huge page: it cannot be dissolved",
-        source,
-        unlocked=True,
-    )
+    reason = why_not_given_up(page, "somebody still holds the huge page: it cannot be dissolved")
+    return Response(MfResult.FAILED, 0, reason, source, unlocked=True)
+
+
+def why_not_given_up(page: Page, undissolved: str) -> str:
+    """What kept page_handle_poison() from success; ``undissolved``: the reason if it is a huge page still."""
+    return undissolved if is_huge(page) else "freed by itself, the bad frame is on no list to be taken off"

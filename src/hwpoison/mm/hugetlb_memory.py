@@ -17,11 +17,11 @@ from hwpoison.abi.signals import Errno
 
 from .fault import Fault
 from .filemap import filemap_lock_folio
-from .hugetlb import add_huge_rmap, frames_of, remove_huge_rmap, state_of
+from .hugetlb import add_huge_rmap, remove_huge_rmap, state_of
 from .hugetlb_unmap import hstate_of, huge_start, zap_huge_entry
 from .hugetlbfs import add_to_page_cache
 from .inode import SysError
-from .page import Page, folio_mapcount, folio_unlock, get_page, put_page, set_flags
+from .page import Page, folio_mapcount, folio_unlock, get_page, page_pairs, put_page, set_flags
 from .pte import Entry, MigrationPte, Pmd, PoisonPte
 from .rmap import AnonVma, anon_vma_prepare, areas
 
@@ -172,7 +172,7 @@ def _copy(vma: Vma, start: int, entry: Pmd, *, written: bool = True) -> Fault:
             return Fault.SIGBUS
         _unmap_ref_private(vma, start, old)
         return Fault.RETRY  # it is its own by now
-    for source, frame in zip(frames_of(old), frames_of(new), strict=True):
+    for source, frame in page_pairs(old, new):
         content = mm.vm.copy_mc(source)
         if content is None:
             put_page(new)
@@ -195,6 +195,8 @@ def _unmap_ref_private(vma: Vma, start: int, page: Page) -> None:
     """unmap_ref_private(): without memory for a copy, the owner of the promise takes it from its children.
 
     They may not go on as if it had never been written to: whatever is missing in their areas is an error.
+    A note there goes too, whatever page it is about: nobody looks before it is cleared, so one who had lost a
+    page of his own is not told of bad memory any more (__unmap_hugepage_range(); seen on 7.2 and 7.3).
     """
     anon_vma = page.mapping
     if not isinstance(anon_vma, AnonVma):
@@ -205,8 +207,9 @@ def _unmap_ref_private(vma: Vma, start: int, page: Page) -> None:
         mm = other.mm
         with mm.hugetlb_ptl:
             entry = mm.hugetlb.get(huge_start(other, vpn))
-            if isinstance(entry, Pmd) and entry.page is page:
-                other.resv_unmapped = True
+            shared = isinstance(entry, Pmd) and entry.page is page
+            other.resv_unmapped |= shared
+            if shared or isinstance(entry, PoisonPte | MigrationPte):
                 zap_huge_entry(other, huge_start(other, vpn))
 
 
@@ -245,7 +248,7 @@ def _copy_pinned(vma: Vma, copy: Vma, start: int, entry: Pmd) -> bool:
     parent, child = vma.mm, copy.mm
     own = child.vm.hugetlb.alloc(hstate_of(vma), reserved=False)
     if own is not None:
-        for source, frame in zip(frames_of(entry.page), frames_of(own), strict=True):
+        for source, frame in page_pairs(entry.page, own):
             frame.content = child.vm.kernel_reads(source)
         set_flags(own, pg.UPTODATE)
     put_page(entry.page)

@@ -18,7 +18,7 @@ from .page import ZEROS, Page, folio_lock, folio_unlock, put_page, set_flags
 
 
 def hstate_of(mapping: AddressSpace) -> Hstate:
-    return mapping.vm.hugetlb.hstates["2M"]
+    return mapping.vm.hugetlb.hstates[mapping.fs.huge]
 
 
 def add_to_page_cache(mapping: AddressSpace, page: Page, index: int) -> None:

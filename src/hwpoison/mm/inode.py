@@ -43,7 +43,7 @@ class FileSystem:
     state: bool = False  # PG_private with the state of each block, on large folios not written whole
     swap_backed: bool = False
     userfault: bool = False  # its mappings can be asked to fault in user space (vma_can_userfault())
-    huge: bool = False  # of huge pages (hugetlbfs)
+    huge: str = ""  # the size of its pages, if they are those of a pool (hugetlbfs)
     min_order: int = 0  # of its folios (mapping_set_folio_min_order()): its blocks are so large
     unevictable: bool = False  # its pages never leave memory (mapping_set_unevictable())
     punch_hole: bool = True  # fallocate(2) can make a hole
@@ -69,7 +69,8 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("f2fs", None, True),
         FileSystem("fuse", None, True),
         FileSystem("tmpfs", "keep", False, swap_backed=True, userfault=True),
-        FileSystem("hugetlbfs", "keep", False, huge=True),
+        FileSystem("hugetlbfs", "keep", False, huge="2M"),
+        FileSystem("hugetlbfs-1G", "keep", False, huge="1G"),
         FileSystem("ramfs", None, False, punch_hole=False, unevictable=True),
         FileSystem("sysv", "keep", False, swap_backed=True),
         FileSystem("memfd", "keep", False, swap_backed=True, userfault=True),
@@ -79,6 +80,7 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("secret", None, False, punch_hole=False, unevictable=True, hidden=True),
     )
 }
+HUGETLBFS = {row.huge: row.name for row in FILE_SYSTEMS.values() if row.huge}
 """Source: the address_space_operations of each file system (6.12). Pages of block devices (bdev) have no
 operation either: seen on 6.1, 6.12 and 7.3, where a clean one is Recovered and a dirty one Failed."""
 
@@ -120,7 +122,7 @@ class AddressSpace:
         """The frame with this page of the file, as it is in the cache; of hugetlbfs a part of a huge page."""
         page = self.pages.get(index)
         if page is None and self.fs.huge:
-            start = index & -self.vm.hugetlb.hstates["2M"].pages
+            start = index & -self.vm.hugetlb.hstates[self.fs.huge].pages
             head = self.pages.get(start)
             page = None if head is None else self.vm.zone.page(head.pfn + index - start)
         return page

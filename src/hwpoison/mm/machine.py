@@ -148,6 +148,9 @@ class Traits:
     """mm/hugetlb.c __unmap_hugepage_range(): a private huge page that its owner gives up, and nobody else
     maps, is promised to him anew when it is free, if the pool has no surplus pages; since 6.9. Seen on 6.12
     and 7.3, and not on 6.1."""
+    frees_gigantic_whole: bool = True
+    """mm/hugetlb.c free_gigantic_folio(): a page of 1 GiB goes back as one folio; seen on 6.12 and later. On
+    6.1 frame by frame, of which a bad one gets on no list and so cannot be taken off one."""
     remembers_lost_data: bool = False
     """Lost pages of files are remembered (lost.py); in no kernel, see docs/proposed.md."""
     marks_page_error: bool = False

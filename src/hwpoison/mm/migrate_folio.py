@@ -22,6 +22,7 @@ from .page import (
     folio_ref_freeze,
     folio_ref_unfreeze,
     get_page,
+    page_pairs,
     put_page,
     set_flags,
 )
@@ -68,7 +69,7 @@ def _migrate_folio(new: Page, page: Page) -> int:
     if read_once(page, "refcount") != expected:
         return -Errno.EAGAIN
     if page.vm.traits.migration_copies_first:
-        for source, target in zip(page.pages(), new.pages(), strict=True):
+        for source, target in page_pairs(page, new):
             content = page.vm.copy_mc(source)
             if content is None:
                 return -Errno.EFAULT
@@ -76,7 +77,7 @@ def _migrate_folio(new: Page, page: Page) -> int:
     if not _replace_in_cache(new, page, expected):
         return -Errno.EAGAIN
     if not page.vm.traits.migration_copies_first:
-        for source, target in zip(page.pages(), new.pages(), strict=True):
+        for source, target in page_pairs(page, new):
             target.content = page.vm.kernel_reads(source)
     _migrate_flags(new, page)
     return 0

@@ -15,7 +15,7 @@ from hwpoison.abi.signals import Errno
 
 from . import hugetlb_memory
 from .hugetlb_unmap import unmap_huge_range
-from .inode import AddressSpace, File, Inode, SysError
+from .inode import HUGETLBFS, AddressSpace, File, Inode, SysError
 from .locks import KernelBug, Lock, RwSem
 from .page import Page, get_page, put_page
 from .pte import Entry, MigrationPte, Pmd, PoisonPte, Pte, SwapPte
@@ -210,13 +210,13 @@ def do_mmap(
 ) -> Vma:
     """mmap(2): a new area. Shared anonymous memory is a tmpfs file that nobody else can open.
 
-    ``hugetlb`` is the size of the huge pages of anonymous memory; those of a hugetlbfs file are 2 MiB.
+    ``hugetlb`` is the size of the huge pages of anonymous memory; a hugetlbfs file has its own.
     ``huge``: where huge pages fit, and marked for them (MADV_HUGEPAGE).
     """
     if not pages:
         raise SysError(Errno.EINVAL, "an area of no pages")
     if file is not None and file.inode.fs.huge:
-        hugetlb = "2M"
+        hugetlb = file.inode.fs.huge
     h = mm.vm.hugetlb.hstates[hugetlb] if hugetlb is not None else None
     if h is not None and file is not None and pgoff % h.pages:
         raise SysError(Errno.EINVAL, f"page {pgoff} is in the middle of a huge page")
@@ -232,7 +232,7 @@ def do_mmap(
         mm.next_vpn = start + pages + 16
         inode = file.inode if file is not None else None
         if inode is None and shared:
-            inode = mm.vm.shmem_kernel_file(pages, "hugetlbfs" if h is not None else "tmpfs")
+            inode = mm.vm.shmem_kernel_file(pages, "tmpfs" if h is None else HUGETLBFS[h.size])
         offset = pgoff if inode is not None else start
         vma = Vma(mm, start, start + pages, shared=shared, inode=inode, pgoff=offset, writable=writable)
         vma.huge = huge

@@ -159,13 +159,23 @@ class Page:
         return self.head.index + self.offset
 
     def pages(self) -> Iterator[Page]:
-        """The pages of this folio, itself first."""
+        """The pages of this folio, itself first; of one of 1 GiB those that somebody looked at."""
         if not self.order:
             yield self
+            return
+        if self.pfn in self.vm.zone.sparse:
+            yield from self.vm.zone.known(self)
             return
         page = self.vm.zone.page
         for pfn in range(self.pfn, self.pfn + (1 << self.order)):
             yield page(pfn)
+
+
+def page_pairs(old: Page, new: Page) -> Iterator[tuple[Page, Page]]:
+    """The pages of two folios of one size that are at the same place; if not all exist, those that matter."""
+    zone = old.vm.zone
+    offsets = {page.offset for folio in (old, new) for page in folio.pages()}
+    return ((zone.page(old.pfn + offset), zone.page(new.pfn + offset)) for offset in sorted(offsets))
 
 
 def folio_page(folio: Page, index: int) -> Page:

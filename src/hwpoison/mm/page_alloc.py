@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
@@ -52,6 +53,7 @@ class Zone:
         self.offline: set[int] = set()  # frames that were taken out of the machine
         self.bad_inside: set[int] = set()  # bad frames that were freed within a larger block; under lock
         self.refused: list[int] = []  # bad frames that were about to be handed out
+        self.sparse: dict[int, Page] = {}  # by first frame: folios whose frames exist once they are looked at
         self._give_range(reserved, frames)
 
     def _give_range(self, start: int, end: int) -> None:
@@ -76,6 +78,9 @@ class Zone:
                     return device.page(pfn)
                 raise KernelBug(f"pfn {pfn:#x} has no struct page (the machine has {self.frames:#x})")
             page = self.pages[pfn] = Page(self.vm, pfn)
+            for head in self.sparse.values():
+                if head.pfn <= pfn < head.pfn + head.nr_pages:
+                    page.head = head
             if pfn < self.reserved:
                 page.flags = pg.RESERVED
                 page.refcount = 1
@@ -167,6 +172,56 @@ class Zone:
         self._prep_new_page(page, order)
         page.refcount = 0 if frozen else 1
         return page
+
+    def alloc_contig_pages(self, order: int) -> Page:
+        """More than any block has, where all is free already; without a reference. Raises OutOfMemory.
+
+        A real kernel moves away what can be moved.
+        """
+        self.drain_all_pages()
+        with self.lock:
+            blocks, step = self.free_area[MAX_PAGE_ORDER], 1 << MAX_PAGE_ORDER
+            for start in range(0, self.frames, 1 << order):
+                parts = range(start, start + (1 << order), step)
+                if all(block in blocks for block in parts) and not self.bad_inside.intersection(parts):
+                    break
+            else:
+                raise OutOfMemory(f"no {1 << order} free frames in one piece")
+            for block in parts:
+                del blocks[block]
+        return self.make_sparse(start, order)
+
+    def make_sparse(self, start: int, order: int) -> Page:
+        """prep_compound_page() of frames that belong to the caller."""
+        page = self.page(start)
+        page.order, page.refcount = order, 0
+        page.flags |= pg.COMPOUND_HEAD
+        self.sparse[start] = page
+        for part in self.known(page):
+            part.head = page
+        return page
+
+    def known(self, folio: Page) -> list[Page]:
+        """The frames of a folio that somebody looked at, its head first: the others are like new."""
+        end = folio.pfn + folio.nr_pages
+        return sorted((p for pfn, p in self.pages.items() if folio.pfn <= pfn < end), key=lambda p: p.pfn)
+
+    def free_contig_range(self, folio: Page) -> None:
+        """free_gigantic_folio(): blocks again, with the bad frames inside, or frame by frame without them."""
+        parts, end = self.known(folio), folio.pfn + folio.nr_pages
+        for part in parts:
+            _free_page_prepare(part)
+        del self.sparse[folio.pfn]
+        folio.order = 0
+        with self.lock:
+            bad = [part.pfn for part in parts if part.flags & pg.HWPOISON]
+            if not self.vm.traits.frees_gigantic_whole:
+                for start, stop in pairwise([folio.pfn - 1, *bad, end]):
+                    self._give_range(start + 1, stop)
+                return
+            for pfn in bad:
+                self.bad_inside.add(pfn)
+            self._give_range(folio.pfn, end)
 
     def take_last_free(self, order: int, above: int) -> Page | None:
         """The last free block of this order that begins after a frame, for compaction; with one reference.
@@ -260,6 +315,7 @@ class Zone:
         parts = tuple(page.pages()) if order else (page,)
         for part in parts:
             _free_page_prepare(part)
+        self.sparse.pop(page.pfn, None)
         page.order = 0
         page.has_hwpoisoned = False
         if order == 0 and page.flags & pg.HWPOISON:

@@ -15,7 +15,7 @@ from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import PAGE_SHIFT, SiCode, SigInfo, Signal
 from hwpoison.failure.deviations import DEVIATIONS
 from hwpoison.failure.handler import Event, MemoryFailure
-from hwpoison.mm.hugetlb import frames_of, is_huge, is_raw_hwpoison
+from hwpoison.mm.hugetlb import is_huge, is_raw_hwpoison
 from hwpoison.mm.inode import AddressSpace, File
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.mmap import Mm
@@ -182,7 +182,7 @@ def last_event(failure: MemoryFailure, pfn: int) -> Event | None:
 def _neighbours(page: Page) -> tuple[str, ...]:
     if not is_huge(page) or not page.head.mapped:
         return ()
-    return tuple(f.content for f in frames_of(page) if f is not page and not f.bad and f.content != ZEROS)
+    return tuple(f.content for f in page.head.pages() if f is not page and not f.bad and f.content != ZEROS)
 
 
 def _is_last_copy(vm: Machine, page: Page) -> bool:

@@ -183,20 +183,16 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
         return None
     if isinstance(entry, SwapErrorPte):
         return broke("swapin-error-unnamed", f"{user.name()} will get a SIGBUS that names no memory error")
-    if isinstance(entry, SwapPte) and (census.mapping is not None or (user.mm, user.vpn) in census.stored):
-        return None  # he has made a page of his own since, or other contents, and it is out
     if isinstance(entry, SwapPte):
-        cached = vm.swap.cache.get(entry.entry)
-        content = vm.swap.contents.get(entry.entry) if cached is None else cached.content
-        if content == census.content or (cached is not None and cached.flags & pg.HWPOISON):
-            return None
-        return Broken(2, f"{user.name()} will read {content!r} from swap instead of {census.content!r}")
+        return _what_swap_gives(vm, user, census, entry.entry)
+    vma = user.mm.find_vma(user.vpn)
     if isinstance(entry, Pte):
-        if entry.page.pfn == census.pfn or entry.page.anon:
-            return None  # still mapped: promise 4 judges that; or he has made a page of his own since
+        if entry.page.pfn == census.pfn:
+            return None  # still mapped: promise 4 judges that
+        if entry.page.anon and (census.mapping is not None or (user.mm, user.vpn) in census.stored):
+            return None  # he has made a page of his own since
         found: str | None = entry.page.content
     else:
-        vma = user.mm.find_vma(user.vpn)
         if census.mapping is None and vma is not None and vma.inode is not None:
             return None  # a private copy, which went with the truncation of its file
         found = ZEROS if census.mapping is None else census.file_shows()
@@ -205,7 +201,18 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
     text = f"{user.name()} would see {found!r} instead of {census.content!r} and was not told"
     if not user.mapped and not census.files and found in (census.block, ZEROS) and census.mapping is not None:
         return broke("stale-read", text)  # nobody has the file open who could be told
-    return Broken(2, text)
+    taken = vma is not None and vma.hstate is not None and census.mapping is None
+    return broke("note-taken", text) if taken else Broken(2, text)
+
+
+def _what_swap_gives(vm: Machine, user: User, census: Census, slot: int) -> Broken | None:
+    if census.mapping is not None or (user.mm, user.vpn) in census.stored:
+        return None  # he has made a page of his own since, or other contents, and it is out
+    cached = vm.swap.cache.get(slot)
+    content = vm.swap.contents.get(slot) if cached is None else cached.content
+    if content == census.content or (cached is not None and cached.flags & pg.HWPOISON):
+        return None
+    return Broken(2, f"{user.name()} will read {content!r} from swap instead of {census.content!r}")
 
 
 def _reported(census: Census) -> bool:

@@ -14,7 +14,7 @@ FRAME_KINDS = (
     "slab", "vmalloc", "reserved", "vdso", "pagetable", "balloon", "free", "removable", "driver", "nostruct",
     "hugepage", "pmem-spare", "pmem-superblock", "pmem-driver", "register", "firmware", "registered",
 )  # fmt: skip
-HUGE_SIZES = ("2M",)
+HUGE_SIZES = ("2M", "1G")
 SEALS = ("write", "future-write", "shrink", "grow")
 PEEKS = ("process_vm", "proc-mem", "ptrace")
 WAYS_IN = ("madvise", "debugfs", "sysfs", "scrub")
@@ -330,6 +330,13 @@ VERBS: dict[str, Verb] = {
                 Parameter("surplus", "how many more there may be while needed", number=True, default="0"),
             ),
             choices=HUGE_SIZES,
+        ),
+        Verb(
+            "demote",
+            "size of huge pages",
+            "make smaller ones of free huge pages (demote)",
+            (Parameter("pages", "how many", number=True, default="1"),),
+            choices=("1G",),
         ),
         Verb("pool", "size of huge pages", "read the counters of a pool", choices=HUGE_SIZES),
         Verb("counters", "which", "read HardwareCorrupted and the node's counters", choices=("all",)),

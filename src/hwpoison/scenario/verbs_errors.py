@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse, unknown_name
 from hwpoison.abi.records import Broken
-from hwpoison.abi.signals import errno_name
+from hwpoison.abi.signals import Errno, errno_name
 from hwpoison.failure import inject, soft_offline
 from hwpoison.failure.unpoison import unpoison_memory
 from hwpoison.mm import gup, slab
-from hwpoison.mm.inode import FILE_SYSTEMS
+from hwpoison.mm.inode import FILE_SYSTEMS, SysError
 from hwpoison.mm.memory_hotplug import offline_pages, online_pages
 from hwpoison.mm.page import put_page
 from hwpoison.mm.proc import stable_page_flags
@@ -139,7 +139,8 @@ class ErrorVerbs(Bench):
         return after_soft_offline(self.vm, self.failure, census, returned)
 
     def do_unpoison(self, step: Step) -> None:
-        pfn = self.frames.get(step.subject, self.struck.get(self.key(step)))
+        named = step.subject in self.frames
+        pfn = self.frames[step.subject] + step.page if named else self.struck.get(self.key(step))
         if pfn is None:
             raise WrongUse(f"{self.where(step)}: nothing has struck there; name the frame by a note")
         refs = self.references(pfn)
@@ -196,6 +197,10 @@ class ErrorVerbs(Bench):
         self.vm.hugetlb.set_max_huge_pages(h, step.number("pages"))
         if h.nr < step.number("pages"):
             raise WrongUse(f"{self.where(step)}: no memory for so many; give the scenario more frames")
+
+    def do_demote(self, step: Step) -> None:
+        if (done := self.vm.hugetlb.demote(step.number("pages"))) < 0:
+            raise SysError(Errno(-done), "no free huge page is good")
 
     def do_pool(self, step: Step) -> None:
         self.see("pool", step.subject, **pool_view(self.vm, step.subject))

@@ -165,9 +165,9 @@ class MemoryVerbs(Bench):
         if pinned:
             gup.unpin_user_page(page)
         else:
-            others = {other.pfn for other, _ in self.holds.values()}
+            others = {other.head.pfn for other, _ in self.holds.values()}
             drivers = {pfn for name, pfn in self.frames.items() if name not in self.noted}
-            if page.pfn not in others | drivers:
+            if page.head.pfn not in others | drivers:
                 self.vm.held.discard(page.head.pfn)
             put_page(page)
 

@@ -38,6 +38,7 @@ def test_a_pool_is_made_on_the_first_node(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_was_known_of_a_huge_page_that_has_moved_is_forgotten() -> None:
     bench = object.__new__(Bench)
+    bench.areas, bench.files = {}, {}
     bench.known = {("f", 0): 1024, ("f", 3): 2051, ("f", 512): 1536, ("g", 0): 1024}
     bench._forget_moved("f", 3, 2051)
     assert bench.known == {("f", 3): 2051, ("f", 512): 1536, ("g", 0): 1024}

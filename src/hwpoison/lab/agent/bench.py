@@ -32,7 +32,6 @@ from .tasks import Task, Tasks
 
 PROGRAM = ROOT / "task"
 HAND = "(hand)"
-HUGE_PAGES = huge.FILE_PAGE // PAGE
 AboutTo = Callable[[int, int | None, list[Observation]], None]
 """Called with the number of a step that may stop the machine, the frame that it will poison if that is
 known and can be made good again, and all that was seen until then."""
@@ -212,10 +211,23 @@ class Bench:
 
     def _forget_moved(self, name: str, index: int, pfn: int) -> None:
         """A huge page of hugetlb is here now: what is known of its other parts may be where it was before."""
-        start = index & -HUGE_PAGES
-        for other in range(start, start + HUGE_PAGES):
-            if self.known.get((name, other), pfn - index + other) != pfn - index + other:
-                del self.known[name, other]
+        pages = self._huge_page(name) // PAGE
+        for at, frame in list(self.known.items()):
+            there = at[1]
+            if at[0] == name and there // pages == index // pages and frame - there != pfn - index:
+                del self.known[at]
+
+    def _huge_page(self, name: str) -> int:
+        """The bytes of a page of hugetlb that this area or file has."""
+        area = self.areas.get(name)
+        file = self.files.get((area.file or "") if area is not None else name)
+        size = huge.FILE_SYSTEMS.get(file.fs) if file is not None else area.huge if area is not None else None
+        return 1 << huge.SHIFTS[size or "2M"]
+
+    def in_cache(self, file: File, index: int) -> bool:
+        if file.fs in huge.FILE_SYSTEMS:
+            return huge.cached(file.path, index, self._huge_page(file.name))
+        return cached(file.path, index)
 
     def _in_swap_cache(self, name: str, index: int) -> int | None:
         """The frame that a page had before it was unmapped, if the swap cache has it still."""
@@ -231,13 +243,9 @@ class Bench:
             return device_frame(file, index)
         if (waiting := self._in_swap_cache(file.name, index)) is not None:
             return waiting  # a touch would bring it back
-        if file.fs == huge.FILE_SYSTEM:
-            size = huge.FILE_PAGE
-            there = huge.cached(file.path, index)
-        else:
-            size, there = PAGE, cached(file.path, index)
-        if not there:
+        if not self.in_cache(file, index):
             return None
+        size = self._huge_page(file.name) if file.fs in huge.FILE_SYSTEMS else PAGE
         last = self.known.get((file.name, index))
         if last in self.broken or (last is not None and frames.is_bad(last) and frames.on_lists(last)):
             return last  # looking at it with a load would be noticed, or drop it

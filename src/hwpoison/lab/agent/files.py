@@ -58,7 +58,7 @@ KINDS = {
     "xfs-dax-rmap": Kind(True, "dax=always", "xfs"),
     "tmpfs": Kind(False, "huge=advise"),
     "ramfs": Kind(False),
-    huge.FILE_SYSTEM: Kind(False, huge.MOUNT_OPTIONS),
+    **{fs: Kind(False, f"pagesize={size}", "hugetlbfs") for fs, size in huge.FILE_SYSTEMS.items()},
 }
 
 
@@ -103,7 +103,7 @@ class Files:
             self._fill_disk(fs, disk, kind.driver or fs)
             mount(disk.path, ROOT / fs, kind.driver or fs, kind.options)
         else:
-            mount("none", ROOT / fs, fs, kind.options)
+            mount("none", ROOT / fs, kind.driver or fs, kind.options)
         self.mounted.add(fs)
 
     def _disk(self, fs: str) -> Disk | pmem.Device:

@@ -22,6 +22,7 @@ from .syscalls import BPF, IO_URING_SETUP, MAP_ANONYMOUS, MAP_PRIVATE, PAGE, cal
 
 CHUNK = 4096  # frames
 MAX_ORDER = 9  # of a compound page: a guest is too small for larger ones
+GIGANTIC_ORDER = 18  # of a page of 1 GiB
 FREE_RUN = 64  # a free frame is taken from the middle of so many: such blocks are used last
 SETTLED = 0.5  # seconds after which the page tables of a program that was replaced are free
 REAL_SWAP_TYPES = 16  # one swap area is in use, its type is near 0; those of the kernel are 23 and more
@@ -58,7 +59,8 @@ def order_of(pfn: int) -> int:
     head = head_of(pfn)
     if not flags(head) & pg.COMPOUND_HEAD:
         return 0
-    behind = words("/proc/kpageflags", head + 1, (1 << MAX_ORDER) - 1)
+    most = GIGANTIC_ORDER if flags(head) & pg.HUGE else MAX_ORDER
+    behind = words("/proc/kpageflags", head + 1, (1 << most) - 1)
     tails = next((n for n, word in enumerate(behind) if not word & pg.COMPOUND_TAIL), len(behind))
     return (tails + 1).bit_length() - 1
 

@@ -28,9 +28,8 @@ COUNTERS = {
     "reserved": "resv_hugepages",
     "surplus": "surplus_hugepages",
 }
-FILE_SYSTEM = "hugetlbfs"
-MOUNT_OPTIONS = "pagesize=2M"
-FILE_PAGE = 1 << SHIFTS["2M"]
+FILE_SYSTEMS = {"hugetlbfs": "2M", "hugetlbfs-1G": "1G"}
+PMD = 1 << SHIFTS["2M"]
 MOST_BAD_BLOCKS = 16
 THP = Path("/sys/kernel/mm/transparent_hugepage")
 WORD_BITS = 64
@@ -98,6 +97,14 @@ def map_flags(size: str) -> int:
     return 0x40000 | SHIFTS[size] << MAP_HUGE_SHIFT  # MAP_HUGETLB
 
 
+def demote(size: str, pages: int) -> None:
+    """Turn so many free ones of the first node into smaller ones. Raises CallFailed."""
+    try:
+        write_once(str(NODE / _folder(size).name / "demote"), str(pages))
+    except OSError as error:
+        raise nr.CallFailed(error.errno, error.strerror) from None
+
+
 def allow_folios(size: str) -> None:
     """Let memory that is marked for huge pages have folios of this size; kernels before 6.8 have none."""
     folder = THP / f"hugepages-{size[:-1]}kB"
@@ -111,14 +118,14 @@ def keep_bad_blocks() -> None:
     6.1 gives such a frame out again as a part of a larger block. They are ours until this process ends.
     """
     for _ in range(MOST_BAD_BLOCKS if counters_of_errors()["HardwareCorrupted"] else 0):
-        area = int(libc.mmap(None, 2 * FILE_PAGE, nr.PROT_RW, nr.MAP_PRIVATE | nr.MAP_ANONYMOUS, -1, 0))
-        block = -(-area // FILE_PAGE) * FILE_PAGE
-        nr.call(nr.MADVISE, block, FILE_PAGE, nr.MADV_HUGEPAGE)
+        area = int(libc.mmap(None, 2 * PMD, nr.PROT_RW, nr.MAP_PRIVATE | nr.MAP_ANONYMOUS, -1, 0))
+        block = -(-area // PMD) * PMD
+        nr.call(nr.MADVISE, block, PMD, nr.MADV_HUGEPAGE)
         ctypes.memset(block, 0, 1)
         first = pm.pfn_of(frames.entry(os.getpid(), block))
-        found = frames.words("/proc/kpageflags", first, FILE_PAGE // PAGE) if first else ()
+        found = frames.words("/proc/kpageflags", first, PMD // PAGE) if first else ()
         if not any(word & pg.HWPOISON for word in found):
-            nr.unmap(area, 2 * FILE_PAGE // PAGE)
+            nr.unmap(area, 2 * PMD // PAGE)
             return
 
 
@@ -132,12 +139,12 @@ def free_huge_page(avoided: set[int]) -> int:
     raise CannotSetUp("there is no huge page that nobody maps")
 
 
-def cached(path: Path, index: int) -> bool:
+def cached(path: Path, index: int, size: int) -> bool:
     """Does the file have the huge page with this 4 KiB page? Told by its size in blocks (st_blocks)."""
     status = path.stat()
     if index * PAGE >= status.st_size:
         return False
-    there, whole = status.st_blocks * BLOCK // FILE_PAGE, -(-status.st_size // FILE_PAGE)
+    there, whole = status.st_blocks * BLOCK // size, -(-status.st_size // size)
     if there not in (0, whole):
         raise CannotSetUp(f"{there} of {whole} huge pages of {path.name} exist, nobody can tell which")
     return there > 0

@@ -17,7 +17,7 @@ from . import frames, groups, hotplug, huge, pmem
 from . import syscalls as nr
 from .bench import Bench, KernelFrame, named
 from .disks import modules
-from .files import File, cached, on_disk
+from .files import File, on_disk
 from .injection import WAYS, soft_offline, unpoison_pfn
 from .problems import CannotSetUp, NeedsFreshBoot
 from .quiet import write_once
@@ -168,7 +168,7 @@ class ErrorVerbs(Bench):
         hidden = frame is not None and frame.source is not None and not frames.flags(frame.pfn) & shown
         if frame is not None and hidden and not frames.words("/proc/kpagecount", frame.pfn)[0]:
             raise CannotSetUp("the kernel would free the page under its owner, which no guest lives through")
-        pfn = frame.pfn if frame is not None else self.struck.get(self.key(step))
+        pfn = frame.pfn + step.page if frame is not None else self.struck.get(self.key(step))
         if pfn is None:
             raise CannotSetUp("which frame was struck there is not known: it was mapped by the call alone")
         self.see("return", step.subject, code=errno_name(unpoison_pfn(self.hand, pfn)))
@@ -209,7 +209,7 @@ class ErrorVerbs(Bench):
             self.see("pte", name, **frames.entry_view(word))
 
     def _page_view(self, file: File, index: int) -> dict[str, Value]:
-        if not (huge.cached if file.fs == huge.FILE_SYSTEM else cached)(file.path, index):
+        if not self.in_cache(file, index):
             return {"cached": "no"}
         pfn = self.file_frame(file, index)
         if pfn is None:
@@ -228,6 +228,9 @@ class ErrorVerbs(Bench):
         huge.set_pool(step.subject, self.on_node[step.subject] + step.number("pages"), step.number("surplus"))
         # What earlier scenarios left in use was surplus, and is the pool's own again now that it has grown.
         before["surplus"] = 0
+
+    def do_demote(self, step: Step) -> None:
+        huge.demote(step.subject, step.number("pages"))
 
     def do_pool(self, step: Step) -> None:
         now, before = huge.counters(step.subject), self.pools[step.subject]

@@ -24,7 +24,7 @@ from .tasks import Task
 from .vdso import map_vdso
 
 AREAS = 0x10_0000_0000  # where the first area is; the next ones follow in steps
-AREA_STEP = 0x1000_0000
+AREA_STEP = 0x4000_0000  # the largest huge page
 TRIES = 3  # to move a page
 FEW = 16  # pages that are worth a look each
 NOWHERE = 1 << 20  # no node: the page was not moved, and its status not set
@@ -236,7 +236,7 @@ class MemoryVerbs(Bench):
         if (
             area.shared
             and area.file is not None
-            and self.files[area.file].fs not in ("tmpfs", huge.FILE_SYSTEM)
+            and self.files[area.file].fs not in ("tmpfs", *huge.FILE_SYSTEMS)
         ):
             raise CannotSetUp("io_uring does not pin pages of files, which may be written back meanwhile")
         pin = pin_memory(task.remote, address, 0)

@@ -28,6 +28,7 @@ LARGE = "large folios are verified by scenarios of their own; random ones would 
 GROUPS = "a memory cgroup has no other effect than on the filter, which scenarios of its own show"
 BY_NUMBER = "the handler is never asked, or has one answer"
 DAX = "persistent memory has scenarios of its own: no mark of it can be seen, and none is taken back"
+GIGANTIC = "pages of 1 GiB need a guest of their own, and seconds each to be filled"
 UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
     ("inject", "via", "scrub"): HARDWARE,
@@ -54,6 +55,11 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("frame", "kind", "firmware"): "a bad one stays bad for the boot, and there are few",
     ("frame", "kind", "registered"): NO_DRIVER,
     ("map", "huge", "64K"): LARGE,
+    ("map", "hugetlb", "1G"): GIGANTIC,
+    ("hugepages", "", "1G"): GIGANTIC,
+    ("pool", "", "1G"): GIGANTIC,
+    ("demote", "", ""): GIGANTIC,
+    ("file", "fs", "hugetlbfs-1G"): GIGANTIC,
     ("group", "", ""): GROUPS,
     ("filter", "group", ""): GROUPS,
     ("file", "fs", "secret"): "6.1 of Debian has memfd_secret(2) switched off",
@@ -125,7 +131,7 @@ def _attaches_part(model: Model, step: Step) -> bool:
 def _of_hugetlbfs(model: Model, step: Step) -> bool:
     opened = model.open_files.get(step.subject)
     inode = model.files.get(step.subject) if opened is None else opened.inode
-    return inode is not None and inode.fs.huge
+    return inode is not None and inode.fs.huge != ""
 
 
 def _exists_in_part(model: Model, step: Step) -> bool:
@@ -133,7 +139,7 @@ def _exists_in_part(model: Model, step: Step) -> bool:
     inode = model.files.get(step.subject)
     if inode is None or not inode.fs.huge:
         return False
-    h = model.vm.hugetlb.hstates["2M"]
+    h = model.vm.hugetlb.hstates[inode.fs.huge]
     return 0 < len(inode.mapping.pages) * h.pages < inode.size
 
 
