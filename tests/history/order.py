@@ -185,12 +185,12 @@ def unmap_small(page: Page, flags: int) -> None:
     try_to_unmap(page, flags)
 
 
-def reclaim_any(page: Page, *, drop: bool = True) -> bool:
+def reclaim_any(page: Page, *, drop: bool = True, whole: bool = False) -> bool:
     """A bad page is unmapped by whoever meets it, however large its folio is."""
     folio, handler = page.head, page.vm.handler
     bad = any(part.flags & pg.HWPOISON for part in folio.pages())
     if not folio.order or not bad or handler is None or not folio_trylock(folio):
-        return reclaim_folio(page, drop=drop)
+        return reclaim_folio(page, drop=drop, whole=whole)
     handler.unmap_poisoned(folio)
     folio_unlock(folio)
     return False

@@ -229,7 +229,7 @@ def test_a_locked_area_takes_its_page_out_of_swap_for_good(vm: Machine, task: Ta
 
 
 def test_a_slot_freed_more_often_than_used_is_a_bug(vm: Machine) -> None:
-    slot = vm.swap.alloc_slot()
+    slot = vm.swap.alloc_slots()
     assert slot is not None
     with pytest.raises(KernelBug, match="swap slot 1 is freed more often than used"):
         vm.swap.free_entry(slot)

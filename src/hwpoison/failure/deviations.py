@@ -139,6 +139,18 @@ DEVIATIONS: dict[str, Deviation] = {
         "not told",
         "mm/memory-failure.c __add_to_kill(): the size of what is lost is that of the entry there",
     ),
+    "split-poisons-swapped": Deviation(
+        3,
+        "a large folio that is mapped and in the swap cache is split for a bad page, which leaves a poison "
+        "entry: who touches it is hit, though swap has the contents",
+        "mm/rmap.c try_to_migrate_one(), called by split_huge_page_to_list(); seen on 6.12 to 7.3",
+    ),
+    "mapped-with-folio": Deviation(
+        1,
+        "a large folio that waits in the swap cache cannot be split for a bad page; who then touches another "
+        "page of it gets all of it mapped, the bad one too: nobody looks",
+        "mm/memory.c do_swap_page(); seen on 6.12 to 7.3",
+    ),
     "swapin-error-unnamed": Deviation(
         2,
         "after swapoff, the owner of a page lost in the swap cache gets a SIGBUS that names no memory error",

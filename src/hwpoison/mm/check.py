@@ -102,7 +102,7 @@ def known_references(vm: Machine) -> Counter[int]:
     for page in vm.zone.pages.values():
         known[page.pfn] += bool(page.flags & pg.PRIVATE)
     for page in vm.swap.cache.values():
-        known[page.pfn] += 1
+        known[page.head.pfn] += 1
     known.update(pfn for pfn in vm.zone.pages if vm.pmem.has_page(pfn))  # the device's own
     known.update(page.pfn for page, _store in vm.disk.under_way)
     for batch in (*vm.lru.batches.values(), *vm.lru.lazyfree_batches.values()):

@@ -151,6 +151,12 @@ class Traits:
     frees_gigantic_whole: bool = True
     """mm/hugetlb.c free_gigantic_folio(): a page of 1 GiB goes back as one folio; seen on 6.12 and later. On
     6.1 frame by frame, of which a bad one gets on no list and so cannot be taken off one."""
+    copies_swapped_tails: bool = False
+    """mm/ksm.c ksm_might_need_to_copy(): a page of a large folio in the swap cache, but the first, comes back
+    as a copy, without a look whether it is bad; seen on 6.1, and not on 6.12."""
+    maps_swapped_folio: bool = True
+    """mm/memory.c do_swap_page() maps all of a large folio that it finds in the swap cache; seen on 6.12 and
+    later."""
     remembers_lost_data: bool = False
     """Lost pages of files are remembered (lost.py); in no kernel, see docs/proposed.md."""
     marks_page_error: bool = False

@@ -27,11 +27,22 @@ from .locks import KernelBug
 from .migrate_entries import migration_entry_wait
 from .mmap import Mm, PageTable, Vma, driver_answers_faults, insert_page
 from .mthp import do_anonymous_folio
-from .page import ZEROS, Page, folio_lock, folio_page, folio_trylock, folio_unlock, get_page, put_page
+from .page import (
+    ZEROS,
+    Page,
+    folio_lock,
+    folio_page,
+    folio_ref_add,
+    folio_trylock,
+    folio_unlock,
+    get_page,
+    put_page,
+)
 from .page_alloc import OutOfMemory
 from .pte import Entry, MarkerPte, MigrationPte, PoisonPte, Pte, SpecialPte, SwapErrorPte, SwapPte
 from .rmap import StableNode, new_anon_page, page_add_rmap, page_remove_rmap, unmap_mapping_folio
 from .shmem import shmem_get_folio
+from .swap import copy_of_tail, drop_copy
 from .task import Signalled, Task
 from .truncate import mapping_evict_folio, truncate_inode_folio
 
@@ -464,7 +475,7 @@ def do_swap_page(vma: Vma, vpn: int, table: PageTable, entry: Entry, write: bool
         return Fault.HWPOISON
     folio_lock(page)
     result = Fault.RETRY
-    if page.flags & pg.SWAPCACHE and page.private == entry.entry:
+    if vm.swap.cache.get(entry.entry) is page:
         result = _map_swapped(vma, vpn, table, entry, page, write)
     folio_unlock(page)
     put_page(page)
@@ -472,21 +483,48 @@ def do_swap_page(vma: Vma, vpn: int, table: PageTable, entry: Entry, write: bool
 
 
 def _map_swapped(vma: Vma, vpn: int, table: PageTable, entry: SwapPte, page: Page, write: bool) -> Fault:
-    """Map a locked page of the swap cache in place of its swap entry, and give the slot back if we can."""
-    vm = vma.mm.vm
-    if not page.flags & pg.UPTODATE:
+    """Map a locked page of the swap cache in place of its swap entry, and give the slot back if we can.
+
+    Of a large folio all pages are mapped, where all entries are as this one: nobody looks whether one of the
+    others is bad.
+    """
+    vm, folio = vma.mm.vm, page.head
+    if not folio.flags & pg.UPTODATE:
         return Fault.SIGBUS
-    if write and not page.flags & pg.LRU:
+    if write and not folio.flags & pg.LRU:
         vm.lru.add_drain(vm.paths.current.cpu)
+    copy = copy_of_tail(vma, vpn, page)
     with table.lock:
         if table.entries.get(vpn) is not entry:
+            drop_copy(copy, vma)
             return Fault.RETRY
-        vm.swap.free_entry(entry.entry)
+        if copy is not None:
+            vm.swap.free_entry(entry.entry)
+            table.entries[vpn] = Pte(copy, writable=write, dirty=write)
+            return Fault.DONE
+        mapped = _swapped_range(vma, vpn, table, entry, page)
+        for there in mapped:
+            vm.swap.free_entry(entry.entry + there - vpn)
         vm.swap.free_slot_at_fault(page, write=write, owner=entry.exclusive, locked=vma.locked)
-        if page.mapping is None:
+        if folio.mapping is None:
             vm.make_anon(page, vma, vpn)
-        get_page(page)
-        page_add_rmap(page, vma)
-        page.exclusive = entry.exclusive
-        table.entries[vpn] = Pte(page, writable=entry.exclusive and write, dirty=entry.exclusive and write)
+        folio_ref_add(folio, len(mapped))
+        may_write = entry.exclusive and write
+        for there in mapped:
+            part = vm.zone.page(page.pfn + there - vpn)
+            page_add_rmap(part, vma)
+            part.exclusive = entry.exclusive
+            table.entries[there] = Pte(part, writable=may_write, dirty=may_write)
     return Fault.DONE
+
+
+def _swapped_range(vma: Vma, vpn: int, table: PageTable, entry: SwapPte, page: Page) -> range:
+    """Which addresses get their pages with this one: all of its folio's, if all have such entries."""
+    first = vpn - page.offset
+    whole = range(first, first + page.head.nr_pages)
+    inside = vma.start <= first and whole.stop <= vma.end and first // table.ptrs == whole[-1] // table.ptrs
+    if not inside or not vma.mm.vm.traits.maps_swapped_folio:
+        return range(vpn, vpn + 1)
+    alike = {there: SwapPte(entry.entry + there - vpn, entry.exclusive) for there in whole}
+    same = all(table.entries.get(there) == one for there, one in alike.items())
+    return whole if same else range(vpn, vpn + 1)

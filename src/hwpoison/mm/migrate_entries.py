@@ -143,7 +143,7 @@ def _restore(vma: Vma, vpn: int, moved: Moved, *, after_split: bool = False) -> 
 
 def _is_unused(page: Page, vma: Vma) -> bool:
     """try_to_map_unused_to_zeropage(): is a page of a folio that was split of no use to anybody?"""
-    kept = page.head.order or vma.locked or page.flags & (pg.MLOCKED | pg.HWPOISON | pg.SWAPCACHE)
+    kept = page.head.order or vma.locked or page.flags & (pg.MLOCKED | pg.HWPOISON)
     return page.vm.traits.split_drops_zeros and not kept and page.content == ZEROS
 
 

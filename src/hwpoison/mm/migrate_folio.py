@@ -125,11 +125,11 @@ def _replace_in_swap_cache(new: Page, page: Page, expected: int) -> bool:
         if not folio_ref_freeze(page, expected):
             return False
         new.mapping, new.index, new.private = page.mapping, page.index, slot
-        get_page(new)
-        swap.cache[slot] = new
+        folio_ref_add(new, new.nr_pages)
+        swap.cache.update(enumerate(new.pages(), slot))
         set_flags(new, pg.SWAPCACHE)
         _move_dirty(new, page)
-        folio_ref_unfreeze(page, expected - 1)
+        folio_ref_unfreeze(page, expected - new.nr_pages)
     page.private = None
     clear_flags(page, pg.SWAPCACHE)
     return True

@@ -315,7 +315,8 @@ class Zone:
         parts = tuple(page.pages()) if order else (page,)
         for part in parts:
             _free_page_prepare(part)
-        self.sparse.pop(page.pfn, None)
+        if page.pfn in self.sparse:
+            del self.sparse[page.pfn]
         page.order = 0
         page.has_hwpoisoned = False
         if order == 0 and page.flags & pg.HWPOISON:

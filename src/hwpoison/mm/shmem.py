@@ -131,7 +131,7 @@ def shmem_write(file: File, index: int, data: str, pages: int = 1) -> int:
 def shmem_writepage(mapping: AddressSpace, page: Page) -> bool:
     """Move a locked page from the file to the swap cache and start writing it; unlocks it if it worked."""
     swap = mapping.vm.swap
-    slot = swap.alloc_slot()
+    slot = swap.alloc_slots()
     if slot is None:
         return False
     try_to_unmap(page, TTU_IGNORE_MLOCK)

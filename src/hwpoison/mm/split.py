@@ -41,9 +41,9 @@ def split_folio(page: Page, order: int = 0, *, at: Page | None = None, keep: boo
 
     ``at``: only that page becomes a folio of this order, the others stay as large as can be (folio_split()).
     The caller holds a reference; afterwards the lock and the reference are those of the new folio that
-    ``page`` is in; with ``keep`` he has a reference to each. 0, or -errno. -EBUSY: it is under writeback, or
-    the file system needs its data on it; -EAGAIN: somebody else holds a reference; -EINVAL: its file wants
-    larger folios than that.
+    ``page`` is in; with ``keep`` he has a reference to each. 0, or -errno. -EBUSY: it is under writeback, the
+    file system needs its data on it, or it is anonymous and nobody maps it; -EAGAIN: somebody else holds a
+    reference; -EINVAL: its file wants larger folios than that.
     """
     folio = page.head
     if folio.lock_owner is not folio.paths.current:
@@ -58,6 +58,8 @@ def split_folio(page: Page, order: int = 0, *, at: Page | None = None, keep: boo
             return -Errno.EINVAL
         if not filemap_release_folio(folio):
             return -Errno.EBUSY
+    elif not folio.mapped:
+        return -Errno.EBUSY  # nothing keeps its reverse map (folio_get_anon_vma())
     with rmap_sem(mapping).read():
         pass  # whoever changes the list of areas is done with it
     if folio.refcount != _expected_references(folio):
@@ -123,7 +125,7 @@ def _around(folio: Page, order: int, offset: int) -> list[tuple[int, int]]:
 def _split(folio: Page, shape: list[tuple[int, int]]) -> list[Page]:
     """__split_unmapped_folio(): heads of their own; no references yet. The folio is frozen: nobody looks."""
     pages, mapping = list(folio.pages()), folio.mapping
-    flags, first_index = folio.flags, folio.index
+    flags, first_index, first_slot = folio.flags, folio.index, folio.private
     for page in pages:
         page.flags &= pg.HWPOISON
     for offset, order in shape:
@@ -134,6 +136,7 @@ def _split(folio: Page, shape: list[tuple[int, int]]) -> list[Page]:
             page.head = part
         part.flags |= flags & COPIED | (pg.COMPOUND_HEAD if order else 0)
         part.mapping, part.index = mapping, first_index + offset
+        part.private = first_slot + offset if isinstance(first_slot, int) else None
         part.large_mapcount = sum(page.mapcount for page in part.pages()) if order else 0
         part.has_hwpoisoned = bool(order) and any(page.flags & pg.HWPOISON for page in part.pages())
         if flags & pg.LRU:
@@ -169,6 +172,9 @@ def _hand_out(parts: list[Page], page: Page, *, keep: bool) -> None:
         if part.paths.waiting:
             part.paths.wake(part)
     if others and not keep:
+        for part in others:
+            if part.flags & pg.SWAPCACHE and not part.mapped:
+                part.vm.swap.free_swap_cache(part)
         atomic_add_each(others[0], others, "refcount", -1)
         for part in [part for part in others if not part.refcount]:
             folio_put_last(part)

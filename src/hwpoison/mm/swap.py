@@ -1,8 +1,9 @@
 """Swap: slots, the swap cache, bringing pages in, and switching it off (mm/swap_state.c, mm/swapfile.c).
 
-A page in the swap cache has a slot (``page.private``) and one reference for it. ``swap_lock``
-protects the slots' use counts and the cache. The count of a slot is the number of page table entries
-(and tmpfs files) that name it; the cache itself keeps the slot too.
+A page in the swap cache has a slot (``page.private``) and one reference for it; a large folio has a row of
+slots, of which its head knows the first, and as many references. ``swap_lock`` protects the slots' use counts
+and the cache. The count of a slot is the number of page table entries (and tmpfs files) that name it; the
+cache itself keeps the slot too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from .page import (
     clear_flags,
     folio_lock,
     folio_put_last,
+    folio_put_refs,
+    folio_ref_add,
     folio_ref_freeze,
     folio_ref_unfreeze,
     folio_start_writeback,
@@ -35,7 +38,7 @@ from .page import (
 )
 from .pte import PoisonPte, Pte, SwapErrorPte, SwapPte
 from .response import Response, delete_from_lru_cache
-from .rmap import page_add_rmap
+from .rmap import new_anon_page, page_add_rmap, page_remove_rmap
 
 if TYPE_CHECKING:
     from .machine import Machine
@@ -50,21 +53,25 @@ class SwapArea:
         self.slots = slots
         self.lock = Lock(vm.paths, "swap_lock")
         self.count: dict[int, int] = {}  # slot → entries and files that name it
-        self.cache: dict[int, Page] = {}  # the swap cache
+        self.cache: dict[int, Page] = {}  # the swap cache: the page of each slot
         self.contents: dict[int, str] = {}  # what is on the device
         self.groups: dict[int, str] = {}  # the memory cgroup that pays for each page that is out
 
-    def alloc_slot(self) -> int | None:
-        """A free slot with a count of zero, kept by the cache entry that follows; None when swap is full."""
+    def alloc_slots(self, count: int = 1) -> int | None:
+        """The first of so many free slots in a row, with counts of zero; None when there are none.
+
+        The cache entries that follow keep them.
+        """
         with self.lock:
-            for slot in range(1, self.slots + 1):
-                if slot not in self.count and slot not in self.cache:
-                    self.count[slot] = 0
-                    return slot
+            for first in range(1, self.slots + 2 - count):
+                slots = range(first, first + count)
+                if not any(slot in self.count or slot in self.cache for slot in slots):
+                    self.count.update(dict.fromkeys(slots, 0))
+                    return first
         return None
 
     def drop_slot(self, slot: int) -> None:
-        """Undo alloc_slot() when the slot was not needed after all."""
+        """Undo alloc_slots() when the slot was not needed after all."""
         with self.lock:
             self._forget(slot)
 
@@ -94,51 +101,62 @@ class SwapArea:
 
     def _try_reclaim(self, page: Page) -> None:
         """__try_to_reclaim_swap(): drop a cached page that nothing needs any more, unless it is locked."""
-        if not folio_try_get(page):
+        folio = page.head
+        if not folio_try_get(folio):
             return
-        if folio_trylock(page):
-            if page.flags & pg.SWAPCACHE and not page.flags & pg.WRITEBACK and not page.mapped:
-                self.delete_from_cache(page)
-            folio_unlock(page)
-        put_page(page)
+        if folio_trylock(folio):
+            unused = folio.flags & pg.SWAPCACHE and not folio.flags & pg.WRITEBACK and not folio.mapped
+            if unused and not self._named(folio):
+                self.delete_from_cache(folio)
+            folio_unlock(folio)
+        put_page(folio)
+
+    def _named(self, folio: Page) -> bool:
+        """folio_swapped(): does any entry name a slot of it?"""
+        return any(self.count[slot] for slot in slots_of(folio))
 
     def _forget(self, slot: int) -> None:
         del self.count[slot]
         self.contents.pop(slot, None)
         self.groups.pop(slot, None)
 
-    def add_to_cache(self, page: Page, slot: int) -> bool:
-        """add_to_swap_cache(): the page is locked; the cache takes a reference. False: the slot has one."""
-        get_page(page)
+    def add_to_cache(self, folio: Page, slot: int) -> bool:
+        """add_to_swap_cache(): the folio is locked; the cache takes a reference for each page.
+
+        False: the slot, which is not ours, has a page by now.
+        """
+        folio_ref_add(folio, folio.nr_pages)
         with self.lock:
             taken = slot in self.cache or slot not in self.count
             if not taken:
-                self.cache[slot] = page
-                page.private = slot
-                self.groups[slot] = page.memcg
+                folio.private = slot
+                for there, page in enumerate(folio.pages(), slot):
+                    self.cache[there] = page
+                    self.groups[there] = folio.memcg
         if taken:
-            put_page(page)
+            folio_put_refs(folio, folio.nr_pages)
             return False
-        set_flags(page, pg.SWAPCACHE)
+        set_flags(folio, pg.SWAPCACHE)
         return True
 
-    def delete_from_cache(self, page: Page) -> None:
-        """delete_from_swap_cache(): the page is locked and not under writeback."""
-        slot = page.private
-        if not isinstance(slot, int) or self.cache.get(slot) is not page:
-            raise KernelBug(f"{page} is not in the swap cache")
-        if page.flags & pg.WRITEBACK:
-            raise KernelBug(f"{page} leaves the swap cache under writeback")
-        self._uncache(page, slot)
-        put_page(page)
+    def delete_from_cache(self, folio: Page) -> None:
+        """delete_from_swap_cache(): the folio is locked and not under writeback."""
+        if folio.flags & pg.WRITEBACK:
+            raise KernelBug(f"{folio} leaves the swap cache under writeback")
+        self._uncache(folio)
+        folio_put_refs(folio, folio.nr_pages)
 
-    def _uncache(self, page: Page, slot: int) -> None:
+    def _uncache(self, folio: Page) -> None:
+        slots = slots_of(folio)
         with self.lock:
-            del self.cache[slot]
-            page.private = None
-            if self.count[slot] == 0:
-                self._forget(slot)
-        clear_flags(page, pg.SWAPCACHE)
+            if not slots or self.cache.get(slots[0]) is not folio:
+                raise KernelBug(f"{folio} is not in the swap cache")
+            folio.private = None
+            for slot in slots:
+                del self.cache[slot]
+                if self.count[slot] == 0:
+                    self._forget(slot)
+        clear_flags(folio, pg.SWAPCACHE)
 
     def free_swap_cache(self, page: Page) -> None:
         """The last entry of a cached page went: give up its slot, unless somebody works on the page."""
@@ -148,26 +166,25 @@ class SwapArea:
 
     def free_slot_if_unused(self, page: Page) -> bool:
         """folio_free_swap(): give the slot back when no entry names it; the page, locked, becomes dirty."""
-        slot = page.private
-        if not page.flags & pg.SWAPCACHE or page.flags & pg.WRITEBACK or not isinstance(slot, int):
+        folio = page.head
+        if not folio.flags & pg.SWAPCACHE or folio.flags & pg.WRITEBACK or self._named(folio):
             return False
-        if self.count[slot]:
-            return False
-        self.delete_from_cache(page)
-        set_flags(page, pg.DIRTY)
+        self.delete_from_cache(folio)
+        set_flags(folio, pg.DIRTY)
         return True
 
     def free_slot_at_fault(self, page: Page, *, write: bool, owner: bool, locked: bool) -> None:
         """should_try_to_free_swap(), before the page is mapped. ``owner``: it was one process's alone."""
         rule = self.vm.traits.store_gives_slot_back
-        wanted = write and rule != "never" and (page.refcount == 2 or (owner and rule == "owner"))
-        if wanted or locked or page.flags & pg.MLOCKED:
+        alone = page.head.refcount == 1 + page.head.nr_pages
+        wanted = write and rule != "never" and (alone or (owner and rule == "owner"))
+        if wanted or locked or page.head.flags & pg.MLOCKED:
             self.free_slot_if_unused(page)
 
     def lookup(self, slot: int) -> Page | None:
         """swap_cache_get_folio(): with a reference."""
         while (page := self.cache.get(slot)) is not None:
-            if not folio_try_get(page):
+            if not folio_try_get(page.head):
                 if self.cache.get(slot) is page:
                     self.vm.paths.relax()
             else:
@@ -198,42 +215,42 @@ class SwapArea:
             folio_unlock(page)
             return page
 
-    def writepage(self, page: Page) -> bool:
-        """Write a locked page of the cache to its slot; unlocks it (swap_writeout()).
+    def writepage(self, folio: Page) -> bool:
+        """Write a locked folio of the cache to its slots; unlocks it (swap_writeout()).
 
         False: it has only zeros, which are noted without a write, and is still locked.
         """
-        slot = page.private
-        if not isinstance(slot, int):
-            raise KernelBug(f"{page} is written to swap without a slot")
-        if self.vm.traits.swap_skips_zeros and page.content == ZEROS:
-            self.contents[slot] = ZEROS
+        slots = slots_of(folio)
+        if not slots:
+            raise KernelBug(f"{folio} is written to swap without a slot")
+        if self.vm.traits.swap_skips_zeros and all(page.content == ZEROS for page in folio.pages()):
+            self.contents.update(dict.fromkeys(slots, ZEROS))
             return False
 
         def store(data: list[str] | None) -> None:
             if data is None:
-                set_flags(page, pg.DIRTY)
+                set_flags(folio, pg.DIRTY)
             else:
-                self.contents.update(enumerate(data, slot))
+                self.contents.update(zip(slots, data, strict=True))
 
-        folio_start_writeback(page)
-        get_page(page)
-        folio_unlock(page)
-        self.vm.disk.submit_write(page, store)
+        folio_start_writeback(folio)
+        get_page(folio)
+        folio_unlock(folio)
+        self.vm.disk.submit_write(folio, store)
         return True
 
-    def remove_mapping(self, page: Page) -> bool:
-        """__remove_mapping() for the swap cache: a locked, clean, unmapped page nobody else holds.
+    def remove_mapping(self, folio: Page) -> bool:
+        """__remove_mapping() for the swap cache: a locked, clean, unmapped folio nobody else holds.
 
-        On success the count is frozen at zero and the page belongs to the caller.
+        On success the count is frozen at zero and the folio belongs to the caller.
         """
-        slot = page.private
-        if not isinstance(slot, int) or not folio_ref_freeze(page, 2):
+        expected = 1 + folio.nr_pages
+        if not folio_ref_freeze(folio, expected):
             return False
-        if page.flags & pg.DIRTY:
-            folio_ref_unfreeze(page, 2)
+        if folio.flags & pg.DIRTY:
+            folio_ref_unfreeze(folio, expected)
             return False
-        self._uncache(page, slot)
+        self._uncache(folio)
         return True
 
     def free_file_range(self, mapping: AddressSpace, start: int, end: int) -> None:
@@ -260,9 +277,8 @@ class SwapArea:
             if page is None:
                 continue
             folio_lock(page)
-            folio_wait_writeback(page)
-            if page.flags & pg.SWAPCACHE:
-                self.free_slot_if_unused(page)
+            folio_wait_writeback(page.head)
+            self.free_slot_if_unused(page)
             folio_unlock(page)
             put_page(page)
         self.slots = 0
@@ -276,7 +292,7 @@ class SwapArea:
             if page is None:
                 continue
             folio_lock(page)
-            folio_wait_writeback(page)
+            folio_wait_writeback(page.head)
             self._unuse_pte(vma, vpn, entry, page)
             self.free_slot_if_unused(page)
             folio_unlock(page)
@@ -285,16 +301,20 @@ class SwapArea:
     def _unuse_pte(self, vma: Vma, vpn: int, entry: SwapPte, page: Page) -> None:
         """unuse_pte(): the entry gets the page, or a note that there is none to be had."""
         table = vma.mm.pte_alloc(vpn)
+        copy = copy_of_tail(vma, vpn, page)
         with table.lock:
             if table.entries.get(vpn) != entry:
+                drop_copy(copy, vma)
                 return
-            if page.flags & pg.HWPOISON and self.vm.traits.swapoff_leaves_poison_entry:
+            if copy is not None:
+                table.entries[vpn] = Pte(copy, writable=False)
+            elif page.flags & pg.HWPOISON and self.vm.traits.swapoff_leaves_poison_entry:
                 table.entries[vpn] = PoisonPte(page.pfn)
-            elif page.flags & pg.HWPOISON or not page.flags & pg.UPTODATE:
+            elif page.flags & pg.HWPOISON or not page.head.flags & pg.UPTODATE:
                 table.entries[vpn] = SwapErrorPte()
             else:
                 get_page(page)
-                if page.mapping is None:
+                if page.head.mapping is None:
                     self.vm.make_anon(page, vma, vpn)
                 page_add_rmap(page, vma)
                 page.exclusive = entry.exclusive
@@ -310,6 +330,29 @@ class SwapArea:
             if page is not None:
                 folio_unlock(page)
                 put_page(page)
+
+
+def slots_of(folio: Page) -> range:
+    """The slots of a folio in the swap cache; none if it is not there."""
+    first = folio.private
+    return range(first, first + folio.nr_pages) if isinstance(first, int) else range(0)
+
+
+def copy_of_tail(vma: Vma, vpn: int, page: Page) -> Page | None:
+    """ksm_might_need_to_copy() of 6.1, which takes any page but the first of a large folio for a merged one
+    that came back: mapped, with one reference, and dirty. None: there is no need."""
+    if page.head is page or not vma.mm.vm.traits.copies_swapped_tails:
+        return None
+    copy = new_anon_page(vma, vpn, vma.mm.vm.kernel_reads(page))
+    set_flags(copy, pg.DIRTY)
+    return copy
+
+
+def drop_copy(copy: Page | None, vma: Vma) -> None:
+    """Somebody else was faster."""
+    if copy is not None:
+        page_remove_rmap(copy, vma)
+        put_page(copy)
 
 
 def shmem_swapin_folio(mapping: AddressSpace, index: int) -> Page | None:

@@ -9,6 +9,7 @@ from .inode import AddressSpace
 from .page import (
     Page,
     clear_flags,
+    folio_mapcount,
     folio_ref_freeze,
     folio_try_get,
     folio_trylock,
@@ -23,14 +24,16 @@ from .swap import release_frozen
 from .truncate import remove_mapping
 
 
-def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
-    """shrink_folio_list() for one page; whether the frame became free.
+def reclaim_folio(page: Page, *, drop: bool = True, whole: bool = False) -> bool:
+    """shrink_folio_list() for one page; whether the frame became free. ``whole``: a large folio is not split.
 
     ``drop=False`` stops when the page is being written out: it stays in the swap cache, unmapped and clean,
     as it does when the write takes its time. A page that needs no write is freed all the same.
     """
     page.vm.lru.add_drain_all()
-    if page.head.order and not split_for_part(page):
+    if whole:
+        page = page.head
+    elif page.head.order and not split_for_part(page):
         return False
     if not folio_try_get(page):
         return False
@@ -39,6 +42,10 @@ def reclaim_folio(page: Page, *, drop: bool = True) -> bool:
     if not isolated:
         return False
     if page.flags & (pg.UNEVICTABLE | pg.MLOCKED) or not folio_trylock(page):
+        page.vm.lru.move_back(page)
+        return False
+    if page.vm.traits.reclaim_unmaps_bad_pages and page.has_hwpoisoned:
+        folio_unlock(page)  # a large folio cannot be unmapped for one bad page
         page.vm.lru.move_back(page)
         return False
     if page.flags & pg.HWPOISON and page.vm.traits.reclaim_unmaps_bad_pages and page.vm.handler is not None:
@@ -81,20 +88,28 @@ def _write_out(page: Page) -> bool:
         if page.mapped:
             try_to_unmap(page, 0)
         return False  # MADV_FREE: nothing to write
-    if not page.flags & pg.SWAPCACHE:
-        if page.maybe_dma_pinned:
-            return False  # the process would go on with a copy, the device with this page
-        slot = vm.swap.alloc_slot()
-        if slot is None:
-            return False
-        vm.swap.add_to_cache(page, slot)
-        set_flags(page, pg.DIRTY)
+    if not page.flags & pg.SWAPCACHE and not _add_to_swap(page):
+        return False
     if page.mapped:
         try_to_unmap(page, 0)
     if page.mapped or not page.flags & pg.DIRTY or not _is_freeable(page):
         return False
     clear_flags(page, pg.DIRTY)
     return vm.swap.writepage(page)
+
+
+def _add_to_swap(folio: Page) -> bool:
+    """folio_alloc_swap(), unless somebody works with the folio."""
+    if folio.maybe_dma_pinned:
+        return False  # the process would go on with a copy, the device with this page
+    if folio.order and folio.refcount != folio_mapcount(folio) + 1:
+        return False  # can_split_folio()
+    slot = folio.vm.swap.alloc_slots(folio.nr_pages)
+    if slot is None:
+        return False
+    folio.vm.swap.add_to_cache(folio, slot)
+    set_flags(folio, pg.DIRTY)
+    return True
 
 
 def _is_freeable(page: Page) -> bool:

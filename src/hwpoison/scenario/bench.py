@@ -14,7 +14,7 @@ from hwpoison.mm.locks import Chooser, Paths
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.mmap import Mm, Vma
 from hwpoison.mm.page import Page
-from hwpoison.mm.pte import Pte
+from hwpoison.mm.pte import Pte, SwapPte
 from hwpoison.mm.task import Task
 
 from .census import Census
@@ -157,13 +157,16 @@ class Bench:
             known = [*self.areas, *self.files, *self.frames, *self.holds]
             raise WrongUse(f"{self.where(step)}: {unknown_name('area, file or frame', name, known)}")
         task, vpn = self.address(step)
+        if (page := self.page_there(task, vpn)) is None:
+            raise WrongUse(f"{self.where(step)}: {task.comm} has no page there; touch it first")
+        return page.pfn
+
+    def page_there(self, task: Task, vpn: int) -> Page | None:
+        """The page that is mapped at an address, or that waits for it in the swap cache."""
         entry = task.alive_mm().entry(vpn)
         if isinstance(entry, Pte):
-            return entry.page.pfn
-        slot = getattr(entry, "entry", None)
-        if slot in self.vm.swap.cache:
-            return self.vm.swap.cache[slot].pfn
-        raise WrongUse(f"{self.where(step)}: {task.comm} has no page there; touch it first")
+            return entry.page
+        return self.vm.swap.cache.get(entry.entry) if isinstance(entry, SwapPte) else None
 
     def page(self, step: Step) -> Page:
         """The page of that frame; WrongUse if there is none behind it."""

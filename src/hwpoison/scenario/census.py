@@ -187,8 +187,8 @@ def _neighbours(page: Page) -> tuple[str, ...]:
 
 def _is_last_copy(vm: Machine, page: Page) -> bool:
     mapping = page.head.mapping
-    if page.flags & pg.SWAPCACHE and isinstance(page.private, int):
-        return vm.swap.contents.get(page.private) != page.content
+    if page.head.flags & pg.SWAPCACHE and isinstance(page.head.private, int):
+        return vm.swap.contents.get(page.head.private + page.offset) != page.content
     if isinstance(mapping, AddressSpace):
         on_disk = mapping.host.blocks.get(page.file_index, ZEROS) if mapping.can_writeback else None
         return on_disk != page.content

@@ -95,6 +95,7 @@ def broken_promises(vm: Machine, failure: MemoryFailure, censuses: list[Census])
     for number, census in enumerate(censuses):
         if not census.already:
             later = censuses[number + 1].signals if number + 1 < len(censuses) else None
+            yield from _mapped_again(vm, failure, census)
             yield from _told(vm, failure, census)
             yield from _innocent(vm, failure, census, later, blocked)
             if all(
@@ -141,6 +142,17 @@ def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
             yield broke("device-reads-on", exposure.text)
         elif exposure.hardware:
             yield Broken(1, f"{exposure.text}, without a machine check")
+
+
+def _mapped_again(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
+    """1. Nobody gets a page mapped that is known to be bad, whatever came of the error."""
+    page = vm.zone.page(census.pfn)
+    if not page.flags & pg.HWPOISON or _result(failure, census.pfn) is not MfResult.FAILED:
+        return
+    for user in census.users:
+        entry = None if user.mapped or user.gone else user.mm.entry(user.vpn)
+        if isinstance(entry, Pte) and entry.page is page:
+            yield broke("mapped-with-folio", f"the bad {page} has been mapped for {user.name()}")
 
 
 def _stays_out_of_use(vm: Machine, page: Page, free: set[int]) -> Iterator[Broken]:
@@ -281,8 +293,9 @@ def _innocent(
             used = _uses(uses, task, info)
             if used and not census.last_copy and not census.dirty:  # nobody can know that it says the same
                 text = f"{task} got {info.text()} though {census.content!r} exists elsewhere"
-                early = info.code is SiCode.BUS_MCEERR_AR
-                yield broke("touched-too-early", text) if early else Broken(3, text)
+                swapped = census.large and census.in_swap_cache
+                why = "split-poisons-swapped" if swapped else "touched-too-early"
+                yield broke(why, text) if info.code is SiCode.BUS_MCEERR_AR else Broken(3, text)
             if not used and not _uses(before, task, info) and info.code is SiCode.BUS_MCEERR_AO:
                 text = f"{task} got {info.text()} but did not use {census.pfn:#x}"
                 name = _why_innocent(task, info.address >> PAGE_SHIFT, census)
@@ -325,14 +338,15 @@ def _recovered(vm: Machine, census: Census, page: Page) -> Iterator[Broken]:
     cached = isinstance(mapping, AddressSpace) and mapping.frame(page.file_index) is page
     if isinstance(mapping, AddressSpace) and cached and mapping.fs.error_remove != "keep":
         yield Broken(4, f"{called} it is still page {page.index} of the {mapping.host}")
-    if page.flags & pg.SWAPCACHE:
+    if page.head.flags & pg.SWAPCACHE:
         yield Broken(4, f"{called} it is still in the swap cache")
     if page.flags & KERNELS_OWN:
         yield Broken(4, f"{called} the kernel itself uses it")
 
 
 def _slot(page: Page) -> int:
-    return page.private if isinstance(page.private, int) else 0
+    first = page.head.private
+    return first + page.offset if isinstance(first, int) else 0
 
 
 def _keeps_a_reference(event: Event) -> bool:

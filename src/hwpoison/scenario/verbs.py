@@ -182,7 +182,11 @@ VERBS: dict[str, Verb] = {
             "swapout",
             "area",
             "reclaim a page to swap; keep=yes leaves it in the swap cache",
-            (TASK, Parameter("keep", "in the swap cache", YES_NO, default="no")),
+            (
+                TASK,
+                Parameter("keep", "in the swap cache", YES_NO, default="no"),
+                Parameter("pages", "all of a large folio, which is not split", number=True, optional=True),
+            ),
             page=True,
         ),
         Verb("swapoff", "area of swap", "swapoff(2)", choices=("swap",)),

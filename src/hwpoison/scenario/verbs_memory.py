@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
 from hwpoison.abi.signals import Errno
@@ -12,7 +14,7 @@ from hwpoison.mm.khugepaged import madvise_collapse
 from hwpoison.mm.migrate import move_page_of
 from hwpoison.mm.mlock import mlock
 from hwpoison.mm.mmap import discard, do_mmap, map_driver, msync, munmap
-from hwpoison.mm.page import get_page, put_page
+from hwpoison.mm.page import Page, get_page, put_page
 from hwpoison.mm.pfnmap import remap_pfn
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.shmem import shmem_lock
@@ -120,10 +122,25 @@ class MemoryVerbs(Bench):
         mlock(task.alive_mm(), vma, on=False)
 
     def do_swapout(self, step: Step) -> None:
-        page = self.page(step)
+        page, drop = self.page(step), step.args["keep"] == "no"
         if page.head.order and step.subject in self.areas and self.area(step)[1].locked:
             return  # nothing is split for locked memory (mm/madvise.c can_madv_lru_vma())
-        vmscan.reclaim_folio(page, drop=step.args["keep"] == "no")
+        if (pages := int(step.get("pages") or 1)) == 1:
+            vmscan.reclaim_folio(page, drop=drop)
+            return
+        for folio in self._folios(step, pages):
+            vmscan.reclaim_folio(folio, drop=drop, whole=True)
+
+    def _folios(self, step: Step, pages: int) -> list[Page]:
+        """The folios of memory that are there from this page on, mapped or in the swap cache, each whole."""
+        task, first = self.address(step)
+        there = (self.page_there(task, vpn) for vpn in range(first, first + pages))
+        found = Counter(page.head for page in there if page is not None and page.anon)
+        for folio, count in found.items():
+            if count != folio.nr_pages:
+                parts = f"{count} of the {folio.nr_pages} pages of a folio; expected all or one"
+                raise WrongUse(f"{self.where(step)}: pages={pages} takes {parts}")
+        return list(found)
 
     def do_migrate(self, step: Step) -> None:
         task, vpn = self.address(step)

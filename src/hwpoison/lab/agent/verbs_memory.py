@@ -168,28 +168,33 @@ class MemoryVerbs(Bench):
     def do_swapout(self, step: Step) -> None:
         task, address = self.place(step)
         pfn = self.pfn(step)
+        addresses = range(address, address + int(step.get("pages") or 1) * PAGE, PAGE)
+        before = {there: pm.pfn_of(frames.entry(task.remote.pid, there)) for there in addresses}
+        before[address] = pfn  # where it may not be mapped
         self._page_out(step, task, address, pfn)
-        if (slot := frames.swap_slot(self.word(step))) is not None:
-            self.slots[slot] = pfn
+        for there, frame in before.items():
+            slot = frames.swap_slot(frames.entry(task.remote.pid, there))
+            if slot is not None and frame is not None:
+                self.slots[slot] = frame
 
     def _page_out(self, step: Step, task: Task, address: int, pfn: int) -> None:
         if frames.words("/proc/kpagecount", pfn)[0] > 1:
             raise CannotSetUp("MADV_PAGEOUT leaves pages alone that more than one process maps")
-        keep = step.args["keep"] == "yes"
+        keep, size = step.args["keep"] == "yes", int(step.get("pages") or 1) * PAGE
         if keep and not frames.flags(pfn) & pg.SWAPBACKED:
             raise CannotSetUp("reclaim of a page of a disk file either frees it or does nothing")
         # EINVAL of locked memory is not looked at: reclaim leaves it alone as well
         if keep and self.disks.state == "linear":
             self.disks.switch("delay")  # reclaim leaves a page whose write is under way
-            task.remote.raw(nr.MADVISE, address, PAGE, nr.MADV_PAGEOUT)
+            task.remote.raw(nr.MADVISE, address, size, nr.MADV_PAGEOUT)
             self.disks.switch("linear")
             return
-        task.remote.raw(nr.MADVISE, address, PAGE, nr.MADV_PAGEOUT)
+        task.remote.raw(nr.MADVISE, address, size, nr.MADV_PAGEOUT)
         if not keep and _forgotten_in_swap_cache(pfn):
             # Since 7.3 writes to swap are sent off after reclaim has looked whether they are done.
             # A page that is read back and still clean needs no write, and is freed at once.
             task.remote.copy(DATA, address, 1)
-            task.remote.raw(nr.MADVISE, address, PAGE, nr.MADV_PAGEOUT)
+            task.remote.raw(nr.MADVISE, address, size, nr.MADV_PAGEOUT)
             if _forgotten_in_swap_cache(pfn):
                 raise CannotSetUp("reclaim has left the page in the swap cache")
 
