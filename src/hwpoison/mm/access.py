@@ -13,7 +13,7 @@ from collections.abc import Callable
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
-from .filemap import folio_mark_dirty, read_mapping_folio
+from .filemap import begin_write, folio_mark_dirty, read_mapping_folio
 from .gup import get_user_page
 from .inode import File, SysError
 from .lost import forget_lost, read_lost
@@ -127,8 +127,10 @@ def _read_buffered(file: File, index: int, task: Task, vpn: int) -> bool:
 
 
 def _write_buffered(file: File, index: int, task: Task, vpn: int) -> bool:
-    if file.inode.fs.swap_backed and not file.inode.vm.traits.write_looks_first:
-        shmem_begin_write(file, index)  # what was begun is not taken back, whatever the buffer is
+    fs = file.inode.fs
+    if not (fs.can_writeback or fs.dax or file.inode.vm.traits.write_looks_first):
+        # What was begun is not taken back, whatever the buffer is.
+        (shmem_begin_write if fs.swap_backed else begin_write)(file, index)
     file.inode.vm.write(file, index, copy_from_user(task, vpn))
     return True
 

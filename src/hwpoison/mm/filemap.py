@@ -241,6 +241,17 @@ def generic_perform_write(file: File, index: int, data: str, pages: int = 1) -> 
         _write_folios(inode, index, index + pages, data)
 
 
+def begin_write(file: File, index: int) -> None:
+    """simple_write_begin() and simple_write_end() of a file without a disk, with nothing to write between."""
+    inode = file.inode
+    folio = filemap_grab_folio(inode.mapping, index, 0)
+    set_flags(folio, pg.UPTODATE)
+    inode.size = max(inode.size, index)
+    filemap_dirty_folio(folio)
+    folio_unlock(folio)
+    put_page(folio)
+
+
 def fill_growth(inode: Inode, size: int) -> None:
     """A file system that cannot keep holes writes the zeros of a file that grows (cont_write_begin())."""
     if not inode.fs.sparse:

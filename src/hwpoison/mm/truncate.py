@@ -41,7 +41,7 @@ from .page import (
     set_flags,
 )
 from .response import Response, delete_from_lru_cache
-from .rmap import unmap_mapping_folio, unmap_mapping_range
+from .rmap import TTU_IGNORE_MLOCK, try_to_unmap, unmap_mapping_folio, unmap_mapping_range
 from .split import split_folio
 from .writeback import filemap_write_and_wait_range
 
@@ -135,6 +135,8 @@ def truncate_inode_partial_folio(
         if at is not None and after is not None and after.head.order:
             _split_once_more(after)
         return folio, True
+    if folio.mapped and not mapping.fs.swap_backed:
+        try_to_unmap(folio, TTU_IGNORE_MLOCK)  # what is beyond the end is to be a SIGBUS, not a huge page
     if not folio.flags & pg.DIRTY:
         truncate_inode_folio(mapping, folio)
     return folio, False

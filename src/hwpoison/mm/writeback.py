@@ -60,10 +60,12 @@ def write_folio(page: Page) -> None:
 
 
 def filemap_fdatawrite(mapping: AddressSpace, start: int = 0, end: int | None = None) -> None:
-    """Start writing every dirty page of the file, or those with start <= index < end."""
+    """Start writing every dirty folio of the file, or those that have a page with start <= index < end."""
     if not mapping.can_writeback:
         return
-    for index in sorted(i for i in mapping.dirty if start <= i and (end is None or i < end)):
+    for index in sorted(i for i in mapping.dirty if end is None or i < end):
+        if index < start and ((page := mapping.pages.get(index)) is None or index + page.nr_pages <= start):
+            continue
         page = filemap_lock_folio(mapping, index)
         if page is None:
             continue

@@ -198,6 +198,7 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
     if isinstance(entry, SwapPte):
         return _what_swap_gives(vm, user, census, entry.entry)
     vma = user.mm.find_vma(user.vpn)
+    of_file = vma is not None and vma.inode is not None and not vma.inode.fs.huge
     if isinstance(entry, Pte):
         if entry.page.pfn == census.pfn:
             return None  # still mapped: promise 4 judges that
@@ -205,11 +206,11 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
             return None  # he has made a page of his own since
         found: str | None = entry.page.content
     else:
-        if census.mapping is None and vma is not None and vma.inode is not None:
-            return None  # a private copy, which went with the truncation of its file
         found = ZEROS if census.mapping is None else census.file_shows()
     if found in (None, census.content) or census.rewritten or _reported(census):
         return None
+    if census.mapping is None and of_file:
+        return None  # a private copy, which went with the truncation of its file
     text = f"{user.name()} would see {found!r} instead of {census.content!r} and was not told"
     if not user.mapped and not census.files and found in (census.block, ZEROS) and census.mapping is not None:
         return broke("stale-read", text)  # nobody has the file open who could be told

@@ -157,6 +157,17 @@ LIMITED = [
     ("map x task=A frame=n", "", "frame n kind=slab"),
     ("unpoison n", "", "frame n kind=slab\ninject n via=debugfs"),
     (
+        "unpoison h:0",
+        "frames = 4096",
+        "hugepages 2M pages=1\nmap h task=A pages=512 hugetlb=2M\nload h:0\nhold h:0 as=r\ninject h:0 via=sysfs",
+    ),
+    ("inject s:0 via=sysfs", "", "map s2 task=A file=fd shared=yes\nload s:0\nload s2:0"),
+    (
+        "swapout h:0 pages=512",
+        "frames = 4096\nswap = 600",
+        "map h task=A pages=512 huge=yes\nstore h:0 data=a\nfork A as=B",
+    ),
+    (
         "unpoison m:0",
         "",
         "inject m:0 via=sysfs\nunpoison m:0\nmap q task=A\nstore q:0 data=b\ninject q:0 via=sysfs",

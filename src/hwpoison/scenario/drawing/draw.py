@@ -15,9 +15,9 @@ from .dice import Dice
 from .limits import STOPPING
 from .moves import MOVES
 from .moves_errors import inject
-from .world import World
+from .world import HUGE_PAGES, World
 
-SWAP = 16  # pages
+SWAP = 4 * HUGE_PAGES  # pages; a disk of the lab has more
 FRAMES = 8192  # four blocks for huge pages, and room
 COSTLY_SHARE = 0.004
 TRIES = 4  # for one step

@@ -7,17 +7,18 @@ what comes up seldom because it takes a boot of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
 from hwpoison.abi.records import StoryStep
-from hwpoison.abi.results import MfResult
+from hwpoison.abi.results import MfResult, PageType
 from hwpoison.mm.inode import FILE_SYSTEMS
 from hwpoison.mm.page import Page
 from hwpoison.mm.pte import Pte
-from hwpoison.scenario.census import last_event
+from hwpoison.scenario.census import Census, last_event
 from hwpoison.scenario.model import Model
 from hwpoison.scenario.steps import Step
 
@@ -102,7 +103,9 @@ def _mapped(model: Model, step: Step) -> Page | None:
 
 def _swapout_of_others(model: Model, step: Step) -> bool:
     page = _mapped(model, step)
-    return page is None or page.mapcount != 1
+    if page is None or not page.head.order:
+        return page is None or page.mapcount != 1
+    return step.get("pages") is None or not page.head.entire_mapcount == page.head.large_mapcount == 1
 
 
 def _kept_file_page(model: Model, step: Step) -> bool:
@@ -226,6 +229,12 @@ def _used_again(model: Model, step: Step) -> bool:
     return not page.flags & pg.HWPOISON and page.mapping is not model.noted[step.subject]
 
 
+def _told_twice(model: Model, step: Step) -> bool:
+    """Does a process use the page at two addresses?"""
+    users = Counter(user.mm for user in Census.take(model.vm, model.page(step).pfn).users)
+    return any(count > 1 for count in users.values())
+
+
 def _maps_past_device(model: Model, step: Step) -> bool:
     file = model.open_files.get(step.get("file") or "")
     if file is None or file.inode.fs.name != "bdev":
@@ -289,7 +298,11 @@ def _executes_in_thread(model: Model, step: Step) -> bool:
 def _frees_under_owner(model: Model, step: Step) -> bool:
     pfn = model.frames.get(step.subject, model.struck.get(model.key(step)))
     event = None if pfn is None else last_event(model.failure, pfn)
-    return event is not None and event.result is MfResult.IGNORED
+    if pfn is None or event is None:
+        return False
+    if event.result is MfResult.FAILED and event.type is PageType.HUGE:  # the handler's reference is gone
+        return model.vm.zone.page(pfn).head.refcount > 0
+    return event.result is MfResult.IGNORED
 
 
 def _reused(model: Model, step: Step) -> bool:
@@ -382,7 +395,10 @@ LIMITS: tuple[Limit, ...] = (
     Limit("a task cannot trace itself", ("peek", "poke"), _traces_itself),
     Limit("a free frame may be in use after any further step", ("inject", "soft-offline"), _frame_was_free),
     Limit("only memory of drivers can be mapped without harm", ("map",), _maps_kernel_memory),
-    Limit("after Ignored it would free the page under its owner", ("unpoison",), _frees_under_owner),
+    Limit(
+        "two SIGBUS may come as one, or one by one: who runs between them is chance", ("inject",), _told_twice
+    ),
+    Limit("it would free the page under its owner, or its holder", ("unpoison",), _frees_under_owner),
     Limit(
         "a call may return or not, if a signal to another thread ends its process",
         ("inject", "soft-offline"),

@@ -38,6 +38,15 @@ def split(world: World) -> list[str] | None:
     return [f"split {place.text()}{by(world, place)}"]
 
 
+def swapout(world: World) -> list[str] | None:
+    """All of a huge page."""
+    whole = [p for p in world.mapped() if (page := world.page_at(p)) is not None and page.order]
+    if not whole:
+        return None
+    place, keep = world.dice.pick(whole), world.dice.pick(YES_NO)
+    return [f"swapout {place.text()}{by(world, place)} keep={keep} pages={HUGE_PAGES}"]
+
+
 def discard(world: World) -> list[str] | None:
     """A part of a huge page."""
     areas = _huge_areas(world)
@@ -113,6 +122,7 @@ def pool(_world: World) -> list[str]:
 HUGE = (
     Move("map", 0.35, 0.05, map_thp),
     Move("split", 1, 1, split),
+    Move("swapout", 1, 0.5, swapout),
     Move("discard", 0.2, 0.2, discard),
     Move("collapse", 0.5, 0.4, collapse),
     Move("map", 0.25, 0.05, map_hugetlb),
