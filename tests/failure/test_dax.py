@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hwpoison.abi.results import MfResult, PageType
-from hwpoison.abi.signals import Errno, McePolicy, SiCode
+from hwpoison.abi.signals import PAGE_SHIFT, Errno, McePolicy, SiCode
 from hwpoison.failure.handler import MemoryFailure
 from hwpoison.failure.inject import corrupt_pfn, hard_offline_page, madvise
 from hwpoison.failure.profiles import V6_1, V6_12, V7_3, Profile
@@ -23,7 +23,7 @@ KINDS = [name for name, row in FILE_SYSTEMS.items() if row.dax]
 
 
 def setting(fs: str, profile: Profile = V7_3) -> tuple[MemoryFailure, Inode]:
-    failure = MemoryFailure(Machine(traits=profile.traits), profile)
+    failure = MemoryFailure(Machine(traits=profile.traits, huge_order=1), profile)
     return failure, failure.vm.create("db", fs, 2)
 
 
@@ -149,3 +149,14 @@ def test_a_victim_without_memory_for_a_note_is_forgotten() -> None:
     failure.failing_allocations = 1
     corrupt_pfn(failure, inode.frames[0].pfn)
     assert task.pending == []
+
+
+def test_of_a_device_without_a_file_system_a_whole_piece_is_lost_and_told_of() -> None:
+    failure, inode = setting("devdax")
+    (task, area), (late, other) = user(inode), user(inode, McePolicy.LATE)
+    store(task, area.start, "new")
+    assert corrupt_pfn(failure, inode.frames[1].pfn) == 0
+    (info,) = task.pending
+    assert (info.address, info.lsb) == (area.start << PAGE_SHIFT, 21)
+    assert [task.alive_mm().entry(vpn) for vpn in (area.start, area.start + 1)] == [None, None]
+    assert load(late, other.start) == "new"

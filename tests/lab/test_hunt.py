@@ -60,7 +60,7 @@ def test_the_shortest_scenario_of_a_planted_mistake_is_found_in_few_boots() -> N
     (shrunk,) = shortest(first, kernel.ask, model, valid, 5)
     steps = [step.text() for step in shrunk.shortest.scenario.steps]
     assert steps[-1].startswith("fsync ")
-    assert len(steps) <= 5, steps
+    assert len(steps) <= 7, steps  # with a store, which wants a task and a mapping
     assert [d.kind for d in shrunk.shortest.found] == ["call"]
     assert shrunk.stable
     assert set(shrunk.alike) == {find.scenario.name for find in first} - {shrunk.first.scenario.name}

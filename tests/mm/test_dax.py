@@ -15,6 +15,7 @@ from hwpoison.mm.page import Page
 from hwpoison.mm.pte import Pte
 from hwpoison.mm.task import Signalled, Task
 from hwpoison.mm.truncate import punch_hole, truncate
+from hwpoison.mm.writeback import fsync
 
 
 @pytest.fixture
@@ -119,3 +120,23 @@ def test_a_child_finds_the_frames_by_its_own_faults(vm: Machine, inode: Inode) -
     child = task.fork("child")
     assert child.alive_mm().entry(vma.start) is None
     assert load(child, vma.start) == "new"
+
+
+def test_a_device_without_a_file_system_can_only_be_mapped_shared_and_in_whole_pieces() -> None:
+    vm = Machine(huge_order=2)
+    inode = vm.create("dax0.0", "devdax", 8)
+    task, file = vm.new_task("app"), File(inode, "fd")
+    for call in (
+        lambda: vm.read(file, 0),
+        lambda: vm.write(file, 0, "x"),
+        lambda: fsync(file),
+        lambda: truncate(inode, 0),
+        lambda: do_mmap(task.alive_mm(), 4, file=file),
+        lambda: do_mmap(task.alive_mm(), 3, file=file, shared=True),
+    ):
+        with pytest.raises(SysError, match="EINVAL"):
+            call()
+    area = do_mmap(task.alive_mm(), 4, file=file, pgoff=4, shared=True)
+    store(task, area.start + 1, "x")
+    assert [task.alive_mm().entry(vpn) is not None for vpn in range(area.start, area.end)] == [True] * 4
+    assert inode.frames[5].content == "x"

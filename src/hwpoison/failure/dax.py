@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.results import MfResult, PageType
-from hwpoison.abi.signals import Errno
-from hwpoison.mm.dax import Device
+from hwpoison.abi.signals import PAGE_SHIFT, Errno
+from hwpoison.mm.dax import Device, piece_of
+from hwpoison.mm.hugetlb import SHIFTS
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.page import Page, folio_lock, folio_unlock, put_page, set_flags
 from hwpoison.mm.pte import Pte
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from .handler import MemoryFailure
 
+HUGE_SHIFT = SHIFTS["2M"]
 SOURCE = "mm/memory-failure.c mf_generic_kill_procs()"
 
 
@@ -89,7 +91,8 @@ def _mark_and_tell(failure: MemoryFailure, page: Page, mapping: AddressSpace, in
     victims = collect_procs_dax(failure, page, mapping, index, flags)
     if not victims:
         return "nobody is told, so nobody loses it"
-    unmap_mapping_range(mapping, index, index + 1, even_cows=False)
+    lost = piece_of(mapping, index)
+    unmap_mapping_range(mapping, lost.start, lost.stop, even_cows=False)
     failure.tell("taken away from everybody who maps it", SOURCE)
     kill_procs(failure, victims, page.pfn, flags, unmapped=True)
     return "whoever is to be told is told; it can be mapped again"
@@ -100,23 +103,28 @@ def collect_procs_dax(
 ) -> list[ToKill]:
     """collect_procs_file() and collect_procs_fsdax(): as for any file, but only where it is mapped now.
 
-    The size of what is lost is that of the mapping there; without one there is nothing to be told (B31).
+    The size of what is lost is that of the mapping there, and the address where it begins; without one there
+    is nothing to be told (B31).
     """
     found: list[tuple[int, ToKill]] = []
+    lost = piece_of(mapping, index)
     with mapping.i_mmap_rwsem.read():
         for vma, vpn in areas(mapping, index):
             for leader, thread in users_to_tell(failure, vma, flags):
-                if _mapping_shift(failure, page, vma, vpn):
-                    found.append((leader.pid, add_to_kill(failure, thread, vpn)))
+                if (shift := _mapping_shift(failure, page, vma, vpn)) is not None:
+                    start = vpn - (index - lost.start)
+                    found.append((leader.pid, add_to_kill(failure, thread, start, shift)))
     return oldest_first(found)
 
 
-def _mapping_shift(failure: MemoryFailure, page: Page, vma: Vma, vpn: int) -> bool:
-    """dev_pagemap_mapping_shift(): is there an entry at this address that counts?"""
+def _mapping_shift(failure: MemoryFailure, page: Page, vma: Vma, vpn: int) -> int | None:
+    """dev_pagemap_mapping_shift(): log2 of the bytes that are mapped there; None: no entry that counts."""
     table = vma.mm.table(vpn)
     if table is None:
-        return False
+        return None
     with table.lock:
         entry = table.entries.get(vpn)
         own_copy = isinstance(entry, Pte) and entry.page is not page
-        return isinstance(entry, Pte) and (not own_copy or failure.profile.tells_holders_of_dax_copies)
+        if not isinstance(entry, Pte) or (own_copy and not failure.profile.tells_holders_of_dax_copies):
+            return None
+        return HUGE_SHIFT if vma.mapping is not None and vma.mapping.fs.character else PAGE_SHIFT

@@ -76,11 +76,12 @@ class Memory:
 
 
 USUAL = Memory(
-    "2176M",
+    "2368M",
     (
         "numa=fake=2",  # a second node, for pages to be moved to
-        # Three devices of persistent memory, with nothing between them (agent/pmem.py).
+        # Four devices of persistent memory, with nothing between them (agent/pmem.py).
         "memmap=128M!4G memmap=128M$4224M memmap=384M!4352M memmap=128M$4736M memmap=384M!4864M",
+        "memmap=128M$5248M memmap=64M!5376M",
     ),
 )
 GIGANTIC = Memory("6144M", (), ",erms=off,fsrm=off")

@@ -20,7 +20,7 @@ AT_START = ("virtio_pci", "9pnet_virtio", "9p")
 ON_DEMAND = (
     *("hwpoison-inject", "mce-inject", "brd", "dm-mod", "dm-delay", "dm-flakey", "virtio_balloon"),
     *("ext4", "xfs", "f2fs", "vfat"),
-    *("nd_e820", "nd_pmem"),  # persistent memory
+    *("nd_e820", "nd_pmem", "dax_pmem", "device_dax"),  # persistent memory
     *("nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8"),  # vfat asks for them
 )
 ROOT_TAG, SHARED_TAG = "root", "shared"  # of the two 9p file systems

@@ -1,9 +1,13 @@
-"""Files on persistent memory, without a page cache (fs/dax.c, mm/memremap.c, drivers/nvdimm/pmem.c).
+"""Files on persistent memory, without a page cache (fs/dax.c, mm/memremap.c, drivers/nvdimm/, drivers/dax/).
 
 What such a file holds is in frames of the device, and a process maps these: there is no copy anywhere.
 They have a struct page (ZONE_DEVICE), but belong to no zone, so pfn_to_online_page() does not know them, and
 lie on no list. A frame says whose it is (``mapping``, ``index``) once somebody has mapped it there, which
 makes an entry in the index of the file; that entry's lock (dax_lock_folio()) is the folio lock here.
+
+A device can also be mapped without a file system (devdax, drivers/dax/device.c): shared, and in pieces as
+large as a huge page, each by one entry. Here it is a file whose pages have been mapped before, and instead of
+the entry of a piece there are as many as it has pages, which come and go together.
 """
 
 from __future__ import annotations
@@ -34,10 +38,13 @@ class Device:
     def __init__(self, vm: Machine, fs: FileSystem, first: int) -> None:
         self.vm = vm
         self.fs = fs
-        self.first = first
-        self.superblock = first + METADATA
-        self.spare = first + FRAMES - 1  # a block that belongs to no file
-        self.next = self.superblock + SUPERBLOCK
+        self.piece = 1 << vm.pmd_order if fs.character else 1
+        """Pages that are mapped at once."""
+        self.first = -(-first // self.piece) * self.piece
+        self.end = self.first + FRAMES * self.piece
+        self.superblock = self.first + METADATA * self.piece
+        self.spare = self.end - 1  # a block that belongs to no file
+        self.next = self.superblock + (0 if fs.character else SUPERBLOCK)
         self.free: list[Page] = []
         self.shut_down = False  # the file system has stopped working (xfs_force_shutdown())
 
@@ -84,13 +91,13 @@ class Pmem:
     def of(self, fs: FileSystem) -> Device:
         """The device with this file system."""
         if fs.name not in self.devices:
-            first = self.vm.zone.frames + GAP + len(self.devices) * FRAMES
+            first = max((device.end for device in self.devices.values()), default=self.vm.zone.frames + GAP)
             self.devices[fs.name] = Device(self.vm, fs, first)
         return self.devices[fs.name]
 
     def device(self, pfn: int) -> Device | None:
         """get_dev_pagemap(): the device that this frame is one of."""
-        found = (device for device in self.devices.values() if 0 <= pfn - device.first < FRAMES)
+        found = (device for device in self.devices.values() if device.first <= pfn < device.end)
         return next(found, None) if self.devices else None
 
     def has_page(self, pfn: int) -> bool:
@@ -100,9 +107,16 @@ class Pmem:
 
 
 def dax_create(inode: Inode, pages: int) -> None:
-    """A new file with old data in each page."""
+    """A new file with old data in each page; or the first pages of a device, which somebody has filled with
+    zeros by mapping it.
+    """
     device = inode.vm.pmem.of(inode.fs)
-    inode.frames = {index: device.alloc(f"{inode.name}:{index}:old") for index in range(pages)}
+    if not inode.fs.character:
+        inode.frames = {index: device.alloc(f"{inode.name}:{index}:old") for index in range(pages)}
+        return
+    for index in range(-(-pages // device.piece) * device.piece):
+        page = inode.frames[index] = device.alloc(ZEROS)
+        page.mapping, page.index = inode.mapping, index
 
 
 def dax_content(inode: Inode, index: int) -> str:
@@ -118,6 +132,7 @@ def dax_content(inode: Inode, index: int) -> str:
 def dax_read(file: File, index: int) -> str:
     """read(2) of one page, '' past the end. No mark is looked at: bytes that can be had are given."""
     inode = file.inode
+    refuse_character(inode.fs)
     _works(inode)
     with inode.i_rwsem.read():
         return dax_content(inode, index) if index < inode.size else ""
@@ -126,6 +141,7 @@ def dax_read(file: File, index: int) -> str:
 def dax_write(file: File, index: int, data: str, pages: int) -> int:
     """write(2) of whole pages: at once where they stay. How many."""
     inode = file.inode
+    refuse_character(inode.fs)
     _works(inode)
     with inode.i_rwsem.write():
         for number in range(index, index + pages):
@@ -139,6 +155,26 @@ def _block(inode: Inode, index: int) -> Page:
     if index not in inode.frames:
         inode.frames[index] = inode.vm.pmem.of(inode.fs).alloc(ZEROS)
     return inode.frames[index]
+
+
+def refuse_character(fs: FileSystem, error: Errno = Errno.EINVAL) -> None:
+    """Such a device has no operation but to be mapped."""
+    if fs.character:
+        raise SysError(error, "the device can only be mapped")
+
+
+def check_device_area(inode: Inode, pages: int, *, shared: bool) -> None:
+    """check_vma() of drivers/dax/device.c: shared, and whole pieces; EINVAL."""
+    piece = inode.vm.pmem.of(inode.fs).piece
+    if not shared or pages % piece:
+        raise SysError(Errno.EINVAL, f"{inode} is mapped shared, and in pieces of {piece} pages")
+
+
+def piece_of(mapping: AddressSpace, index: int) -> range:
+    """The pages that are mapped and taken away together with this one."""
+    size = mapping.vm.pmem.of(mapping.fs).piece
+    first = index // size * size
+    return range(first, first + size)
 
 
 def _works(inode: Inode) -> None:
@@ -160,7 +196,11 @@ def dax_fault(vma: Vma, vpn: int, mapping: AddressSpace, *, write: bool) -> Faul
             with table.lock:
                 table.entries.setdefault(vpn, Pte(inode.vm.zero_page, writable=False))
             return Fault.DONE
-        return _insert(vma, vpn, table, _block(inode, index), write=write)
+        faults = {
+            there: _insert(vma, vpn + there - index, table, _block(inode, there), write=write)
+            for there in piece_of(mapping, index)
+        }
+        return faults[index]
 
 
 def _insert(vma: Vma, vpn: int, table: PageTable, page: Page, *, write: bool) -> Fault:

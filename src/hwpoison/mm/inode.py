@@ -54,6 +54,9 @@ class FileSystem:
     sparse: bool = True  # a file may grow without its pages; else they are filled with zeros
     hidden: bool = False  # not even the kernel may look at its pages (mm/secretmem.c)
     dax: bool = False  # on persistent memory, whose frames are mapped themselves (dax.py)
+    character: bool = (
+        False  # no file system, but the device itself, which can only be mapped, in large pieces
+    )
     finds_owner: bool = False  # it knows whose a frame of its device is (notify_failure, of xfs with rmapbt)
 
 
@@ -77,6 +80,7 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("ext4-dax", None, False, dax=True),
         FileSystem("xfs-dax", None, False, dax=True),
         FileSystem("xfs-dax-rmap", None, False, dax=True, finds_owner=True),
+        FileSystem("devdax", None, False, dax=True, character=True),
         FileSystem("secret", None, False, punch_hole=False, unevictable=True, hidden=True),
     )
 }

@@ -230,7 +230,7 @@ def move_page_of(mm: Mm, vpn: int) -> int:
         return -Errno.EFAULT
     if is_huge(folio) and entry.page is not folio and mm.vm.traits.moves_huge_page_by_its_head:
         return -Errno.EACCES
-    if not folio_try_get(folio):
+    if mm.vm.pmem.has_page(folio.pfn) or not folio_try_get(folio):
         return -Errno.ENOENT
     isolated = isolate_folio(folio)
     put_page(folio)

@@ -14,6 +14,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
 from . import hugetlb_memory
+from .dax import check_device_area
 from .hugetlb_unmap import unmap_huge_range
 from .inode import HUGETLBFS, AddressSpace, File, Inode, SysError
 from .locks import KernelBug, Lock, RwSem
@@ -220,6 +221,8 @@ def do_mmap(
     h = mm.vm.hugetlb.hstates[hugetlb] if hugetlb is not None else None
     if h is not None and file is not None and pgoff % h.pages:
         raise SysError(Errno.EINVAL, f"page {pgoff} is in the middle of a huge page")
+    if file is not None and file.inode.fs.character:
+        check_device_area(file.inode, pages, shared=shared)
     if file is not None and shared and writable and file.inode.seals & {"write", "future-write"}:
         raise SysError(Errno.EPERM, f"{file.inode} is sealed against writing")
     with mm.mmap_lock.write():
@@ -227,7 +230,7 @@ def do_mmap(
             mm.next_vpn = -(-mm.next_vpn // h.pages) * h.pages
             pages = -(-pages // h.pages) * h.pages
         start = mm.next_vpn
-        if huge:
+        if huge or (file is not None and file.inode.fs.character):
             start = -(-start // mm.ptrs_per_pte) * mm.ptrs_per_pte
         mm.next_vpn = start + pages + 16
         inode = file.inode if file is not None else None

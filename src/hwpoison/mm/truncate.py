@@ -14,7 +14,7 @@ from hwpoison.abi.results import MfResult
 from hwpoison.abi.signals import Errno
 
 from . import hugetlbfs
-from .dax import dax_truncate
+from .dax import dax_truncate, refuse_character
 from .filemap import (
     filemap_get_folio,
     filemap_release_folio,
@@ -156,6 +156,7 @@ def _split_once_more(page: Page) -> None:
 
 def truncate(inode: Inode, size: int) -> None:
     """ftruncate(2) to a number of pages; raises SysError."""
+    refuse_character(inode.fs)
     if inode.fs.huge:
         hugetlbfs.truncate(inode, size)
         return
@@ -175,6 +176,7 @@ def truncate(inode: Inode, size: int) -> None:
 
 def punch_hole(inode: Inode, start: int, end: int) -> None:
     """fallocate(2) FALLOC_FL_PUNCH_HOLE over pages start .. end-1; raises SysError."""
+    refuse_character(inode.fs, Errno.ENODEV)
     if inode.fs.huge:
         hugetlbfs.punch_hole(inode, start, end)
         return

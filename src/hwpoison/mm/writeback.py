@@ -5,6 +5,7 @@ from __future__ import annotations
 from hwpoison.abi import pageflags as pg
 from hwpoison.abi.signals import Errno
 
+from .dax import refuse_character
 from .filemap import (
     file_check_and_advance_wb_err,
     filemap_check_errors,
@@ -90,6 +91,7 @@ def fsync(file: File, start: int = 0, end: int | None = None) -> None:
     vfs_fsync_range() writes the pages with start <= index < end only; an error is told wherever it was.
     """
     mapping = file.inode.mapping
+    refuse_character(mapping.fs)
     if not mapping.can_writeback:
         return  # tmpfs: noop_fsync()
     filemap_fdatawrite(mapping, start, end)

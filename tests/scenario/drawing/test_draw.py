@@ -159,7 +159,8 @@ LIMITED = [
     (
         "unpoison h:0",
         "frames = 4096",
-        "hugepages 2M pages=1\nmap h task=A pages=512 hugetlb=2M\nload h:0\nhold h:0 as=r\ninject h:0 via=sysfs",
+        "hugepages 2M pages=1\nmap h task=A pages=512 hugetlb=2M\nload h:0\nhold h:0 as=r\n"
+        "inject h:0 via=sysfs",
     ),
     ("inject s:0 via=sysfs", "", "map s2 task=A file=fd shared=yes\nload s:0\nload s2:0"),
     (

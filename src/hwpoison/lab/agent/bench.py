@@ -225,6 +225,9 @@ class Bench:
         return 1 << huge.SHIFTS[size or "2M"]
 
     def in_cache(self, file: File, index: int) -> bool:
+        """Does it have a page cache, and in it this page?"""
+        if file.fs == pmem.CHARACTER:
+            return False
         if file.fs in huge.FILE_SYSTEMS:
             return huge.cached(file.path, index, self._huge_page(file.name))
         return cached(file.path, index)
@@ -239,7 +242,7 @@ class Bench:
 
         None if it is not in the page cache. One that is too bad to be touched is the one that it was before.
         """
-        if file.fs in pmem.BLOCKS:
+        if file.fs in (*pmem.BLOCKS, pmem.CHARACTER):
             return device_frame(file, index)
         if (waiting := self._in_swap_cache(file.name, index)) is not None:
             return waiting  # a touch would bring it back

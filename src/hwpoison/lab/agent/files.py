@@ -92,6 +92,9 @@ class Files:
         """Have this file system ready. CannotSetUp if this guest cannot."""
         if fs in self.mounted or fs == "bdev" or fs in memfiles.KINDS:
             return
+        if fs == pmem.CHARACTER:
+            pmem.device(fs)
+            return
         kind = KINDS.get(fs)
         if kind is None:
             raise CannotSetUp(f"{fs}: {NO_DRIVER.get(fs, 'the lab has no way to make one')}")
@@ -141,6 +144,10 @@ class Files:
         if fs in memfiles.KINDS:
             made = memfiles.make(fs, name, pages)
             return File(name, fs, made.path, None, made=made)
+        if fs == pmem.CHARACTER:
+            device = pmem.device(fs)
+            device.clear(pages * PAGE)
+            return File(name, fs, Path(device.path), device, whole_disk=True)
         if busy and fs == "bdev":
             return self._mounted_disk(name)
         if busy:
@@ -257,7 +264,7 @@ def device_frame(file: File, index: int) -> int | None:
     """The frame of persistent memory that a page of a file is, without a touch; None if it is none."""
     if not isinstance(file.disk, pmem.Device):
         return None
-    place = _place(file.path, index)
+    place = index * PAGE if file.whole_disk else _place(file.path, index)
     return None if place is None else file.disk.data + place // PAGE
 
 

@@ -59,7 +59,12 @@ def order_of(pfn: int) -> int:
     head = head_of(pfn)
     if not flags(head) & pg.COMPOUND_HEAD:
         return 0
-    most = GIGANTIC_ORDER if flags(head) & pg.HUGE else MAX_ORDER
+    last = head + (1 << MAX_ORDER)
+    most = (
+        GIGANTIC_ORDER
+        if flags(head) & flags(last) & pg.HUGE and flags(last) & pg.COMPOUND_TAIL
+        else MAX_ORDER
+    )
     behind = words("/proc/kpageflags", head + 1, (1 << most) - 1)
     tails = next((n for n, word in enumerate(behind) if not word & pg.COMPOUND_TAIL), len(behind))
     return (tails + 1).bit_length() - 1
@@ -95,7 +100,12 @@ def entry_view(word: int) -> dict[str, str | int | None]:
         return {"entry": "present", "bad": "yes" if is_bad(pfn) else "no", **order_view(pfn)}
     if is_empty(word):
         return {"entry": "none"}
-    return {"entry": "swap" if word & pm.SWAP_TYPE_MASK < REAL_SWAP_TYPES else "poison"}
+    return {"entry": "swap" if _in_swap(word) else "poison"}
+
+
+def _in_swap(word: int) -> bool:
+    """Of an entry that is not present, and not empty."""
+    return word & pm.SWAP_TYPE_MASK < REAL_SWAP_TYPES
 
 
 def is_empty(word: int) -> bool:
@@ -105,7 +115,8 @@ def is_empty(word: int) -> bool:
 
 def swap_slot(word: int) -> int | None:
     """What tells the swap entries of pagemap apart; None if it is something else."""
-    return word & pm.PFN_MASK if entry_view(word) == {"entry": "swap"} else None
+    absent = pm.pfn_of(word) is None and not is_empty(word)
+    return word & pm.PFN_MASK if absent and _in_swap(word) else None
 
 
 def poisoned(word: int) -> int | None:

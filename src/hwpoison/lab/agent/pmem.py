@@ -1,7 +1,8 @@
 """Persistent memory of the guest: a device for each file system that is used on such (lab/boot.py, memmap=).
 
 Each is a namespace in the mode "fsdax", as ndctl makes them: its driver keeps the map of its pages on the
-device itself, in front. There is no ndctl in a guest: what it would write is written here.
+device itself, in front. One more, the last, is in the mode "devdax": a character device that can only be
+mapped. There is no ndctl in a guest: what it would write is written here.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from .syscalls import PAGE
 BUS = Path("/sys/bus/nd")  # codespell:ignore
 BLOCKS = {"ext4-dax": (64 << 20) // PAGE, "xfs-dax": (320 << 20) // PAGE, "xfs-dax-rmap": (320 << 20) // PAGE}
 """The file systems, and how large they are (lab/images.py); the devices are in this order."""
+CHARACTER = "devdax"
+ALIGNMENT = {CHARACTER: 2 << 20}  # bytes that a mapping of it begins at and consists of
 AT_THE_END = 16  # blocks of a file system that are free as long as nobody fills it
 CHUNK = 1 << 20
 SECONDS = 10.0
@@ -38,7 +41,25 @@ class Device:
 
     def read(self, offset: int, count: int) -> bytes:
         """What is on the device."""
-        return read_past_caches(self.path, offset, count)
+        if self.fs != CHARACTER:
+            return read_past_caches(self.path, offset, count)
+        with self._window(offset) as there:
+            return there[offset % len(there) :][:count]
+
+    def clear(self, count: int) -> None:
+        """Zeros in the first bytes of a character device."""
+        for offset in range(0, count, ALIGNMENT[CHARACTER]):
+            with self._window(offset) as there:
+                there[:] = bytes(len(there))
+
+    def _window(self, offset: int) -> mmap.mmap:
+        """The piece of a character device that has this byte, mapped."""
+        size = ALIGNMENT[CHARACTER]
+        descriptor = os.open(self.path, os.O_RDWR)
+        try:
+            return mmap.mmap(descriptor, size, offset=offset // size * size)
+        finally:
+            os.close(descriptor)
 
     def empty(self) -> None:
         """Zeros everywhere: an image has only the blocks that are something else."""
@@ -59,11 +80,12 @@ class Device:
 @functools.cache
 def device(fs: str) -> Device:
     """The device of this file system, made ready. CannotSetUp if the guest has none."""
-    modules("nd_e820")
-    modules("nd_pmem")
-    number = list(BLOCKS).index(fs)
-    namespace, pages = f"namespace{number}.0", f"pfn{number}.0"
+    for name in ("nd_e820", "nd_pmem", *(("dax_pmem", "device_dax") if fs == CHARACTER else ())):
+        modules(name)
+    number = [*BLOCKS, CHARACTER].index(fs)
+    namespace, pages = f"namespace{number}.0", f"{'dax' if fs == CHARACTER else 'pfn'}{number}.0"
     devices, driver = BUS / "devices", BUS / "drivers" / "nd_pmem"
+    bind = BUS / "drivers" / "dax_pmem" / "bind" if fs == CHARACTER else driver / "bind"
     deadline = time.monotonic() + SECONDS
     while not (driver / namespace).exists() and time.monotonic() < deadline:
         time.sleep(0.05)  # the bus finds its devices when it has time
@@ -72,13 +94,14 @@ def device(fs: str) -> Device:
         write_once(str(driver / "unbind"), namespace)
         for name, value in (
             ("mode", "pmem"),
-            ("align", str(PAGE)),
+            ("align", str(ALIGNMENT.get(fs, PAGE))),
             ("uuid", str(uuid.uuid4())),
             ("namespace", namespace),
         ):
             write_once(str(devices / pages / name), value)
-        write_once(str(driver / "bind"), pages)
+        write_once(str(bind), pages)
         data = int((devices / pages / "resource").read_text(), 16)
     except OSError as error:
         raise CannotSetUp(f"persistent memory: {error.filename}: {error.strerror}") from None
-    return Device(fs, f"/dev/pmem{number}", first // PAGE, data // PAGE)
+    path = f"/dev/{pages}" if fs == CHARACTER else f"/dev/pmem{number}"
+    return Device(fs, path, first // PAGE, data // PAGE)

@@ -15,6 +15,7 @@ from hwpoison.abi import pageflags as pg
 from hwpoison.abi.problems import WrongUse
 from hwpoison.abi.records import StoryStep
 from hwpoison.abi.results import MfResult, PageType
+from hwpoison.mm.hugetlb import is_huge
 from hwpoison.mm.inode import FILE_SYSTEMS
 from hwpoison.mm.page import Page
 from hwpoison.mm.pte import Pte
@@ -48,6 +49,7 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("file", "fs", "ext4-dax"): DAX,
     ("file", "fs", "xfs-dax"): DAX,
     ("file", "fs", "xfs-dax-rmap"): DAX,
+    ("file", "fs", "devdax"): DAX,
     ("frame", "kind", "pmem-spare"): DAX,
     ("frame", "kind", "pmem-superblock"): DAX,
     ("frame", "kind", "pmem-driver"): DAX,
@@ -105,7 +107,8 @@ def _swapout_of_others(model: Model, step: Step) -> bool:
     page = _mapped(model, step)
     if page is None or not page.head.order:
         return page is None or page.mapcount != 1
-    return step.get("pages") is None or not page.head.entire_mapcount == page.head.large_mapcount == 1
+    mapped_once = page.head.entire_mapcount == page.head.large_mapcount == 1
+    return step.get("pages") is None or not mapped_once or is_huge(page)
 
 
 def _kept_file_page(model: Model, step: Step) -> bool:
