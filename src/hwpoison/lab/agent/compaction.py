@@ -16,14 +16,17 @@ import os
 from hwpoison.abi import pagemap as pm
 
 from . import frames
-from .problems import CannotSetUp
+from .problems import NeedsFreshBoot
 from .quiet import put, write_once
 from .syscalls import PAGE, call
 
+MADV_POPULATE_WRITE = 23
 SET_MEMPOLICY, MPOL_PREFERRED, NODE = 238, 1, 1
 PAGEBLOCK = 512  # frames
 RUN = 64  # pages of a hole: folios find room as well
 BYTES = 8 << 20
+MOST = 48  # pieces of memory that are taken; a node has little more
+ABOVE = 1024  # frames of them that are to lie above the page, so that there are holes for folios
 LISTS = "/proc/sys/vm/percpu_pagelist_high_fraction"
 SHORT_LISTS, USUAL_LISTS = ((LISTS, "1000000"),), ((LISTS, "0"),)
 """What is freed waits on a list of its CPU otherwise, where compaction does not look."""
@@ -38,19 +41,24 @@ class Room:
         self.before = [_take()]
 
     def compact(self, pfn: int | None) -> None:
-        """Make holes, and compact all memory. CannotSetUp if none of them lies above this frame."""
-        areas, self.before = [*self.before, _take()], []
-        block = (pfn or 0) // PAGEBLOCK
-        if not any(there // PAGEBLOCK > block for area in areas for there in _frames(area)):
-            raise CannotSetUp("the allocator has no memory behind the page")
+        """Make holes, and compact all memory. NeedsFreshBoot if too few of them lie above this frame."""
+        block, room = (pfn or 0) // PAGEBLOCK, 0
+        areas, self.before = self.before, []
+        taken: list[tuple[mmap.mmap, list[int]]] = []
+        while not taken or room < ABOVE:
+            if len(taken) == MOST:
+                raise NeedsFreshBoot("the allocator has no memory behind the page")
+            area = areas.pop() if areas else _take()
+            taken.append((area, _frames(area)))
+            room += sum(there // PAGEBLOCK > block for there in taken[-1][1])
         put(SHORT_LISTS)
-        for area in areas:
-            for number, there in enumerate(_frames(area)):
+        for area, frames_of in taken:
+            for number, there in enumerate(frames_of):
                 if there // PAGEBLOCK <= block or number // RUN % 2:  # what lies below would take the holes
                     area.madvise(mmap.MADV_DONTNEED, number * PAGE, PAGE)
         put(USUAL_LISTS)
         write_once("/proc/sys/vm/compact_memory", "1")
-        for area in areas:
+        for area, _frames_of in taken:
             area.close()
 
 
@@ -58,8 +66,7 @@ def _take() -> mmap.mmap:
     """Memory of this process alone, all of it there."""
     area = mmap.mmap(-1, BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     area.madvise(mmap.MADV_DONTFORK)
-    for start in range(0, BYTES, PAGE):
-        area[start] = 1
+    area.madvise(MADV_POPULATE_WRITE)
     return area
 
 
