@@ -26,7 +26,7 @@ def profile(request: pytest.FixtureRequest) -> Profile:
 def verdict_with(build: Builder, kind: Kind, flags: int, profile: Profile) -> Verdict:
     """The verdict about such a page that has these raw flags as well."""
     planted = build(kind, traits=profile.traits)
-    planted.frame.flags |= flags
+    planted.frame.head.flags |= flags
     return judge(planted, profile)[0]
 
 

@@ -101,7 +101,7 @@ def test_pages_that_look_alike_and_end_alike_are_told(newest: Oracle) -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (MEMORY | pg.THP | pg.COMPOUND_TAIL | pg.SWAPCACHE, "large folios in swap"),
+        (LIST | pg.SWAPBACKED | pg.THP | pg.COMPOUND_TAIL | pg.SWAPCACHE, "large folio in swap"),
         (LIST | pg.COMPOUND_HEAD, "compound page"),
         ((MEMORY | pg.KSM) & ~pg.MMAP, "KSM"),
         (MEMORY | pg.KSM | pg.SWAPCACHE, "KSM"),
@@ -118,6 +118,22 @@ def test_what_is_not_in_the_model_is_not_guessed(flags: int, words: str, newest:
 
 
 LARGE = LIST | pg.THP | pg.COMPOUND_TAIL
+SWAPPED = LARGE | pg.ANON | pg.SWAPBACKED | pg.SWAPCACHE
+
+
+@pytest.mark.parametrize(
+    ("flags", "mappers", "page_type", "result"),
+    [
+        (SWAPPED, 0, PageType.UNSPLIT_THP, MfResult.FAILED),
+        (SWAPPED | pg.MMAP, 1, PageType.CLEAN_SWAPCACHE, MfResult.RECOVERED),
+    ],
+)
+def test_a_large_folio_in_the_swap_cache_is_split_only_if_somebody_maps_it(
+    flags: int, mappers: int, page_type: PageType, result: MfResult, newest: Oracle
+) -> None:
+    verdict = newest.of_kind(kind_of(flags, mappers)).verdict
+    assert verdict is not None
+    assert (verdict.page_type, verdict.result) == (page_type, result)
 
 
 @pytest.mark.parametrize("kernel", ["6.12", "7.2", "7.3"])

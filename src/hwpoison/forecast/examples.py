@@ -50,6 +50,8 @@ EXAMPLES: tuple[Kind, ...] = (
     Kind(_TMPFS | pg.DIRTY | pg.UNEVICTABLE),
     Kind(_TMPFS | pg.DIRTY | pg.MMAP | _LOCKED, 1),
     Kind(_TMPFS | pg.SWAPCACHE),
+    Kind(_MEMORY | pg.SWAPCACHE | pg.THP | pg.COMPOUND_TAIL),
+    Kind(_MEMORY | pg.SWAPCACHE | pg.MMAP | pg.THP | pg.COMPOUND_TAIL, 1),
     Kind(_MEMORY | pg.MMAP | pg.THP | pg.COMPOUND_TAIL, 1),
     Kind(_HUGE_HEAD, SEVERAL),
     Kind(_TMPFS | pg.DIRTY | pg.MMAP | pg.THP | pg.COMPOUND_TAIL, 1),

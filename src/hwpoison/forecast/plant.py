@@ -196,8 +196,9 @@ def plant(recipe: Recipe, wanted: Wanted) -> Planted:
 def _elsewhere(planted: Planted) -> bool:
     """Are the contents of the page on the disk, or in its slot in swap, as well?"""
     vm, page = planted.vm, planted.frame
-    if isinstance(page.private, int) and page.flags & pg.SWAPCACHE:
-        return vm.swap.contents.get(page.private) == planted.content
+    folio = page.head
+    if isinstance(folio.private, int) and folio.flags & pg.SWAPCACHE:
+        return vm.swap.contents.get(folio.private + page.offset) == planted.content
     return planted.inode is not None and planted.inode.blocks.get(planted.index) == planted.content
 
 

@@ -19,6 +19,7 @@ from hwpoison.mm.task import Task
 from hwpoison.mm.writeback import filemap_fdatawrite, fsync
 
 from .plant import NotReproduced, Planted, User, Wanted, task_of
+from .plant_memory import swap_out
 
 CONTENT = "contents of a part"
 PART = 3
@@ -50,6 +51,29 @@ def huge_memory(wanted: Wanted) -> Planted:
     if wanted.has(pg.DIRTY):
         for task, _vpn, _user in planted.users:
             discard(task.alive_mm(), _area(task, there), vma.end - 1, vma.end)
+    return planted
+
+
+def huge_swapped(wanted: Wanted) -> Planted:
+    """A page of a large folio that has slots in swap: it waits for its owner, or is mapped again."""
+    if wanted.has(pg.MLOCKED):
+        raise NotReproduced("locked memory does not go to swap")
+    owners = wanted.populated or [User(-1)]
+    planted = Planted(_machine(wanted), None, content=CONTENT)
+    first = task_of(planted, owners[0])
+    vma = do_mmap(first.alive_mm(), HPAGE_NR, huge=True)
+    there = vma.start + _part(wanted)
+    store(first, there, CONTENT)
+    planted.page = _page(first, there)
+    planted.vm.lru.add_drain_all()
+    swap_out(wanted, planted, planted.page)
+    others = [User(len(wanted.users), populated=False)] if wanted.situation.also_in_swap else []
+    for user in (*owners, *others):
+        task = first if user is owners[0] else first.fork(f"process{user.process}")
+        planted.users.append((task, there, user))
+    for task, _vpn, user in planted.users if wanted.populated else []:
+        if user.populated:
+            load(task, there)
     return planted
 
 
@@ -133,7 +157,9 @@ def _read_ahead(planted: Planted, inode: Inode) -> None:
 
 
 def _machine(wanted: Wanted) -> Machine:
-    return Machine(frames=FRAMES + HPAGE_NR * 2 + 2 * len(wanted.users), swap_slots=4, traits=wanted.traits)
+    return Machine(
+        frames=FRAMES + HPAGE_NR * 2 + 2 * len(wanted.users), swap_slots=HPAGE_NR, traits=wanted.traits
+    )
 
 
 def _part(wanted: Wanted) -> int:

@@ -80,7 +80,7 @@ def swap_out(wanted: Wanted, planted: Planted, page: Page) -> None:
     disk = planted.vm.disk
     disk.failing = wanted.has(pg.DIRTY)
     disk.held = wanted.has(pg.WRITEBACK)
-    reclaim_folio(page, drop=False)
+    reclaim_folio(page, drop=False, whole=page.head.order > 0)
     disk.failing = False
 
 

@@ -89,6 +89,12 @@ RECIPES: tuple[Recipe, ...] = (
         plant_folio.huge_memory,
     ),
     Recipe(
+        _MARKS | pg.THP | pg.HUGE | pg.ANON | pg.SWAPCACHE,
+        pg.THP | pg.ANON | pg.SWAPCACHE,
+        "it is memory of a process, in a huge page that has slots in swap",
+        plant_folio.huge_swapped,
+    ),
+    Recipe(
         _MARKS | pg.THP | pg.HUGE | pg.ANON | pg.SWAPBACKED | pg.SWAPCACHE,
         pg.THP | pg.SWAPBACKED,
         "it is tmpfs's, in a huge page",
@@ -119,7 +125,11 @@ NOT_MODELLED: tuple[tuple[int, int, str], ...] = (
     (pg.NOPAGE, pg.NOPAGE, "there is no memory here that the kernel manages, or it is a device's (DAX)"),
     (pg.KSM | pg.MMAP, pg.KSM, "it was merged (KSM), and nobody maps it any more"),
     (pg.KSM | pg.SWAPCACHE, pg.KSM | pg.SWAPCACHE, "merged pages (KSM) in swap are not in the model yet"),
-    (pg.THP | pg.SWAPCACHE, pg.THP | pg.SWAPCACHE, "large folios in swap are not in the model yet"),
+    (
+        pg.THP | pg.SWAPCACHE,
+        pg.THP | pg.SWAPCACHE,
+        "a large folio in swap in a state that is not in the model yet",
+    ),
     (pg.THP | pg.ANON | pg.MMAP, pg.THP | pg.ANON, "nobody maps it: its folio is on its way out of memory"),
     (pg.THP, pg.THP, "large folios in this state are not in the model yet"),
     (pg.LRU | pg.COMPOUND_HEAD, pg.LRU | pg.COMPOUND_HEAD, "a compound page of an unknown owner"),
