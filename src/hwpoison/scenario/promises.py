@@ -145,9 +145,13 @@ def _contained(vm: Machine, failure: MemoryFailure) -> Iterator[Broken]:
 
 
 def _mapped_again(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[Broken]:
-    """1. Nobody gets a page mapped that is known to be bad, whatever came of the error."""
+    """1. Nobody gets a page from the swap cache that is known to be bad, whatever came of the error."""
     page = vm.zone.page(census.pfn)
-    if not page.flags & pg.HWPOISON or _result(failure, census.pfn) is not MfResult.FAILED:
+    if (
+        not census.in_swap_cache
+        or not page.flags & pg.HWPOISON
+        or _result(failure, census.pfn) is not MfResult.FAILED
+    ):
         return
     for user in census.users:
         entry = None if user.mapped or user.gone else user.mm.entry(user.vpn)

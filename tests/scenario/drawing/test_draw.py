@@ -162,6 +162,7 @@ LIMITED = [
         "hugepages 2M pages=1\nmap h task=A pages=512 hugetlb=2M\nload h:0\nhold h:0 as=r\n"
         "inject h:0 via=sysfs",
     ),
+    ("inject u:0 via=sysfs", "", "map u task=A shared=yes\nstore u:0 data=a"),
     ("inject s:0 via=sysfs", "", "map s2 task=A file=fd shared=yes\nload s:0\nload s2:0"),
     (
         "swapout h:0 pages=512",

@@ -16,7 +16,7 @@ from hwpoison.abi.problems import WrongUse
 from hwpoison.abi.records import StoryStep
 from hwpoison.abi.results import MfResult, PageType
 from hwpoison.mm.hugetlb import is_huge
-from hwpoison.mm.inode import FILE_SYSTEMS
+from hwpoison.mm.inode import FILE_SYSTEMS, AddressSpace
 from hwpoison.mm.page import Page
 from hwpoison.mm.pte import Pte
 from hwpoison.scenario.census import Census, last_event
@@ -238,6 +238,15 @@ def _told_twice(model: Model, step: Step) -> bool:
     return any(count > 1 for count in users.values())
 
 
+def _dies_with_its_memory(model: Model, step: Step) -> bool:
+    """Is it shared memory without a name, and a process that has it will die of being told?"""
+    page = model.page(step)
+    mapping = page.head.mapping
+    if not isinstance(mapping, AddressSpace) or not mapping.host.unnamed:
+        return False
+    return any(user.tasks[0].leader.sigbus == "default" for user in Census.take(model.vm, page.pfn).users)
+
+
 def _maps_past_device(model: Model, step: Step) -> bool:
     file = model.open_files.get(step.get("file") or "")
     if file is None or file.inode.fs.name != "bdev":
@@ -400,6 +409,11 @@ LIMITS: tuple[Limit, ...] = (
     Limit("only memory of drivers can be mapped without harm", ("map",), _maps_kernel_memory),
     Limit(
         "two SIGBUS may come as one, or one by one: who runs between them is chance", ("inject",), _told_twice
+    ),
+    Limit(
+        "a task that dies of the signal may take a reference as the handler counts them",
+        ("inject",),
+        _dies_with_its_memory,
     ),
     Limit("it would free the page under its owner, or its holder", ("unpoison",), _frees_under_owner),
     Limit(
