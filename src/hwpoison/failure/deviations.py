@@ -130,8 +130,9 @@ DEVIATIONS: dict[str, Deviation] = {
     "device-still-mapped": Deviation(
         4,
         "an error in persistent memory is called Recovered, but only who asked to be told early is told, and "
-        "whoever touches the page maps the bad memory again: nothing stops him",
-        "mm/memory-failure.c unmap_and_kill(); fs/dax.c dax_insert_entry() looks at no mark",
+        "whoever touches the page maps the bad memory again, and whoever has pinned it goes on: nobody stops "
+        "him",
+        "mm/memory-failure.c unmap_and_kill(); fs/dax.c and drivers/dax/device.c look at no mark",
     ),
     "device-not-touched": Deviation(
         2,

@@ -132,6 +132,7 @@ V6_12 = replace(
         splits_around=False,
         collapses_read_only=False,
         large_folios=("xfs",),
+        overcommits_gigantic=False,
         migration_writes_dirty_pages=True,
     ),
     checks_counted_pages=False,

@@ -22,7 +22,9 @@ from .kinds import SEVERAL, Kind, fold
 from .oracle import Oracle
 
 _TYPES = {page_type.log.removesuffix(" page").lower(): page_type for page_type in PageType}
-NOT_MODELLED = "No page state of the forecast comes to this: what leads there is not modelled yet, or a race."
+NOT_MODELLED = (
+    "No page state of the forecast comes to this: /proc does not show such pages, or it takes a race."
+)
 
 
 def explain(text: str, kernel: str | None = None) -> Explanation:

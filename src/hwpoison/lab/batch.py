@@ -150,7 +150,8 @@ class Batch:
 
 def needs(scenario: Scenario) -> boot.Memory:
     """What guest a scenario can run in."""
-    gigantic = any("1G" in (step.subject, step.get("hugetlb"), step.get("fs")) for step in scenario.steps)
+    sizes = ((step.subject, step.get("hugetlb"), (step.get("fs") or "")[-2:]) for step in scenario.steps)
+    gigantic = any("1G" in words for words in sizes)
     return boot.GIGANTIC if gigantic else boot.USUAL
 
 

@@ -233,12 +233,12 @@ class Hugetlb:
     def alloc_for_migration(self, page: Page, *, other_node: bool) -> Page | None:
         """alloc_hugetlb_folio_nodemask(): a free page that is promised to nobody, or one beside the pool.
 
-        ``other_node``: nowhere but on the other node; else rather on the same.
+        ``other_node``: nowhere but on the other node; else rather on the same. None is made of 1 GiB.
         """
         old = state_of(page)
         node, h = (1 - old.node if other_node else old.node), old.hstate
         new = self._dequeue(h, reserved=False, node=node, only=other_node)
-        if new is None and self._grow(h, surplus=False, node=node):
+        if new is None and h.order <= MAX_PAGE_ORDER and self._grow(h, surplus=False, node=node):
             new = self._dequeue(h, reserved=False, new=True, node=node, only=other_node)
             if new is not None:
                 state_of(new).temporary = True

@@ -209,6 +209,8 @@ def _unmap_ref_private(vma: Vma, start: int, page: Page) -> None:
             entry = mm.hugetlb.get(huge_start(other, vpn))
             shared = isinstance(entry, Pmd) and entry.page is page
             other.resv_unmapped |= shared
+            if isinstance(entry, PoisonPte):
+                other.notes_taken.add(huge_start(other, vpn))
             if shared or isinstance(entry, PoisonPte | MigrationPte):
                 zap_huge_entry(other, huge_start(other, vpn))
 

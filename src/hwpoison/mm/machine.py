@@ -151,6 +151,8 @@ class Traits:
     frees_gigantic_whole: bool = True
     """mm/hugetlb.c free_gigantic_folio(): a page of 1 GiB goes back as one folio; seen on 6.12 and later. On
     6.1 frame by frame, of which a bad one gets on no list and so cannot be taken off one."""
+    overcommits_gigantic: bool = True
+    """mm/hugetlb.c: pages of 1 GiB can be surplus; seen on 7.2, and not on 6.12."""
     copies_swapped_tails: bool = False
     """mm/ksm.c ksm_might_need_to_copy(): a page of a large folio in the swap cache, but the first, comes back
     as a copy, without a look whether it is bad; seen on 6.1, and not on 6.12."""

@@ -183,7 +183,8 @@ class Zone:
             blocks, step = self.free_area[MAX_PAGE_ORDER], 1 << MAX_PAGE_ORDER
             for start in range(0, self.frames, 1 << order):
                 parts = range(start, start + (1 << order), step)
-                if all(block in blocks for block in parts) and not self.bad_inside.intersection(parts):
+                bad = any(start <= pfn < start + (1 << order) for pfn in self.bad_inside)
+                if all(block in blocks for block in parts) and not bad:
                     break
             else:
                 raise OutOfMemory(f"no {1 << order} free frames in one piece")

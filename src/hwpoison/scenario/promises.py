@@ -14,6 +14,7 @@ from hwpoison.abi.results import MfResult, PageType
 from hwpoison.abi.signals import PAGE_SHIFT, PF_MCE_EARLY, PF_MCE_PROCESS, SiCode, SigInfo, Signal
 from hwpoison.failure.handler import Event, MemoryFailure
 from hwpoison.mm.check import known_references, page_users
+from hwpoison.mm.hugetlb_unmap import huge_start
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.page import ZEROS, Page
@@ -218,7 +219,7 @@ def _what_it_meets(vm: Machine, user: User, census: Census) -> Broken | None:
     text = f"{user.name()} would see {found!r} instead of {census.content!r} and was not told"
     if not user.mapped and not census.files and found in (census.block, ZEROS) and census.mapping is not None:
         return broke("stale-read", text)  # nobody has the file open who could be told
-    taken = vma is not None and vma.hstate is not None and census.mapping is None
+    taken = vma is not None and vma.hstate is not None and huge_start(vma, user.vpn) in vma.notes_taken
     return broke("note-taken", text) if taken else Broken(2, text)
 
 
@@ -338,7 +339,10 @@ def _recovered(vm: Machine, census: Census, page: Page) -> Iterator[Broken]:
     called = f"{page} is called Recovered, but"
     if page.head.maybe_dma_pinned or page.head.pfn in vm.held:
         text = f"{called} somebody holds a reference to it"
-        yield broke("pinned-anonymous", text) if census.mapping is None else Broken(4, text)
+        if census.mapping is None:
+            yield broke("pinned-anonymous", text)
+        else:
+            yield broke("device-still-mapped", text) if census.mapping.fs.dax else Broken(4, text)
     mapping = page.head.mapping
     cached = isinstance(mapping, AddressSpace) and mapping.frame(page.file_index) is page
     if isinstance(mapping, AddressSpace) and cached and mapping.fs.error_remove != "keep":

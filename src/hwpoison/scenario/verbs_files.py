@@ -17,6 +17,8 @@ class FileVerbs(Bench):
         fs = step.args["fs"]
         if fs not in FILE_SYSTEMS:
             raise WrongUse(f"{self.where(step)}: {unknown_name('file system', fs, FILE_SYSTEMS)}")
+        if FILE_SYSTEMS[fs].character and any(inode.fs.character for inode in self.vm.inodes):
+            raise WrongUse(f"{self.where(step)}: there is one such device, and it has a name already")
         regular = step.args["kind"] == "regular"
         name = self.new_name(step, step.subject)
         self.files[name] = self.vm.create(name, fs, step.number("pages"), regular=regular)

@@ -38,10 +38,14 @@ class MemoryVerbs(Bench):
         pages = step.number("pages")
         mm = task.alive_mm()
         mm.next_vpn = max(mm.next_vpn, self.mapped_until + 1)
+        opened = None if name is None else self.open_file(step, name)
+        if opened is not None and opened.inode.fs.character and step.number("first") % mm.ptrs_per_pte:
+            pieces = f"expected a multiple of {mm.ptrs_per_pte}: nothing else is modelled"
+            raise WrongUse(f"{self.where(step)}: first={step.number('first')}: {pieces}")
         vma = do_mmap(
             mm,
             pages,
-            file=None if name is None else self.open_file(step, name),
+            file=opened,
             pgoff=step.number("first"),
             shared=step.args["shared"] == "yes",
             huge=step.get("huge") is not None,
@@ -128,7 +132,13 @@ class MemoryVerbs(Bench):
         if (pages := int(step.get("pages") or 1)) == 1:
             vmscan.reclaim_folio(page, drop=drop)
             return
-        for folio in self._folios(step, pages):
+        folios = self._folios(step, pages)
+        if not folios or sum(folio.nr_pages for folio in folios) > self.vm.swap.slots:
+            expected = (
+                f"memory that is there, and as many slots (the scenario has swap = {self.vm.swap.slots})"
+            )
+            raise WrongUse(f"{self.where(step)}: pages={pages}: expected {expected}")
+        for folio in folios:
             vmscan.reclaim_folio(folio, drop=drop, whole=True)
 
     def _folios(self, step: Step, pages: int) -> list[Page]:

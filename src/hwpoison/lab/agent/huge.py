@@ -67,14 +67,14 @@ def on_node(size: str) -> int:
 def set_pool(size: str, pages: int, surplus: int) -> None:
     """Ask for so many pages on the first node, where tasks run: a pool counts what is too many by node.
 
-    NeedsFreshBoot if memory is too fragmented by now.
+    CallFailed if it has no surplus ones; NeedsFreshBoot if memory is too fragmented by now.
     """
     folder = _folder(size)
     if not folder.is_dir():
         raise CannotSetUp(f"this guest has no huge pages of {size}")
     overcommit = folder / "nr_overcommit_hugepages"
-    if int(overcommit.read_text()) != surplus:  # 1 GiB pages refuse to be overcommitted even by 0
-        write_once(str(overcommit), str(surplus))
+    if int(overcommit.read_text()) != surplus:  # older kernels refuse it for 1 GiB pages, even 0
+        _write(overcommit, str(surplus))
     name = NODE / folder.name / "nr_hugepages"
     write_once(str(name), str(pages))
     found = int(name.read_text())
@@ -99,8 +99,13 @@ def map_flags(size: str) -> int:
 
 def demote(size: str, pages: int) -> None:
     """Turn so many free ones of the first node into smaller ones. Raises CallFailed."""
+    _write(NODE / _folder(size).name / "demote", str(pages))
+
+
+def _write(file: Path, text: str) -> None:
+    """Raises CallFailed: what the kernel refuses is to be seen."""
     try:
-        write_once(str(NODE / _folder(size).name / "demote"), str(pages))
+        write_once(str(file), text)
     except OSError as error:
         raise nr.CallFailed(error.errno, error.strerror) from None
 
