@@ -23,7 +23,7 @@ from hwpoison.scenario.model import run
 RECORDED = Path(__file__).parent.parent / "recorded"
 KEPT = Path(__file__).parent / "confirmed.json"
 Confirmed = dict[str, dict[str, str]]
-"""Field → kernel → the first scenario of the catalogue that confirms it there."""
+"""Field → kernel → the first scenario of the catalogue that confirms it there; none for some."""
 
 
 @cache
@@ -84,10 +84,10 @@ def kept() -> Confirmed:
 
 def main() -> None:
     """Look for all of them again, which takes a few minutes, and keep what was found."""
-    table: Confirmed = {}
+    table: Confirmed = {name: {} for name in differing()}
     for name, kernel, scenario in find_all():
         print(f"{name} on {kernel}: {scenario}", flush=True)
-        table.setdefault(name, {})[kernel] = scenario
+        table[name][kernel] = scenario
     KEPT.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 

@@ -122,7 +122,7 @@ def test_every_return_code_is_seen() -> None:
     # every way in that gives a code to somebody makes it 0.
     # -EUCLEAN is the file system's own word for a block that it needs itself.
     handler = {"0", "-EBUSY", "-ENXIO", "-EHWPOISON", "-EUCLEAN"}
-    soft_offline = {"-EIO", "-ENOTRECOVERABLE", "-EOPNOTSUPP"}
+    soft_offline = {"-EIO", "-ENOTRECOVERABLE", "-EOPNOTSUPP", "-ENOMEM"}
     assert codes == handler | soft_offline
 
 
