@@ -37,8 +37,8 @@ from .agent import stub
 from .qemu import BREAK, READ, Debugger, Monitor, Stop
 
 # Intel's machine check architecture (arch/x86/include/asm/mce.h): the status of a bank ...
-VALID, UNCORRECTED, ENABLED, MISC_VALID, ADDRESS_VALID, SIGNALLED, ACTION_REQUIRED = (
-    1 << bit for bit in (63, 61, 60, 59, 58, 56, 55)
+VALID, UNCORRECTED, ENABLED, MISC_VALID, ADDRESS_VALID, CORRUPT, SIGNALLED, ACTION_REQUIRED = (
+    1 << bit for bit in (63, 61, 60, 59, 58, 57, 56, 55)
 )
 REPORTED = VALID | UNCORRECTED | ENABLED | MISC_VALID | ADDRESS_VALID | SIGNALLED
 SCRUBBED = REPORTED | 0x00C0  # found by the memory controller's scrubber
@@ -53,9 +53,13 @@ TICK = 0.5  # seconds between two looks whether the guest is gone
 
 @dataclass(slots=True)
 class Bad:
-    """The frames that are bad, by number, with the address by which the kernel itself reaches each."""
+    """The frames that are bad, by number, with the address by which the kernel itself reaches each.
+
+    ``corrupting``: those whose error takes the processor's own state along.
+    """
 
     direct: dict[int, int] = field(default_factory=dict)
+    corrupting: set[int] = field(default_factory=set)
 
     def watched(self, address: int) -> int | None:
         """The frame that the kernel has loaded from."""
@@ -93,8 +97,10 @@ class Hardware:
         match request:
             case {"do": "scrub", "frame": int(pfn)}:
                 self.machine_check(0, SCRUBBED, RESTARTABLE | IN_PROGRESS, pfn << PAGE_SHIFT)
-            case {"do": "break", "frame": int(pfn), "direct": int(direct)}:
+            case {"do": "break", "frame": int(pfn), "direct": int(direct), **more}:
                 self.make_bad(pfn, direct)
+                if not more.get("contained", True):
+                    self.bad.corrupting.add(pfn)
             case {"do": "nomemory", "times": int(times), "callers": [*callers], "allocators": [*allocators]}:
                 self.fail_allocations(times, [(first, end) for first, end in callers], allocators)
             case {"do": "mend"}:
@@ -192,7 +198,8 @@ class Hardware:
     def _consumed(self, stop: Stop, pfn: int) -> None:
         """The machine check of a load that has met an error, on the processor that is at this load."""
         general = RESTARTABLE | AT_THE_INSTRUCTION | IN_PROGRESS | LOCAL
-        self.machine_check(stop.cpu, CONSUMED, general, pfn << PAGE_SHIFT)
+        status = CONSUMED | (CORRUPT if pfn in self.bad.corrupting else 0)
+        self.machine_check(stop.cpu, status, general, pfn << PAGE_SHIFT)
 
     def close(self) -> None:
         self.mend()

@@ -245,6 +245,7 @@ class Machine:
         self.registered: set[int] = set()  # frames that a driver maps by number, and has told the handler of
         self.vmalloc: set[int] = set()  # frames of vmalloc memory, which nothing marks
         self.held: set[int] = set()  # frames with a plain reference of somebody who is not modelled
+        self.uncontained: set[int] = set()  # frames whose error takes the processor's state along
         self.hardware = False  # errors are real: a bad frame cannot be read. Else injected by software
         self.handler: Handler | None = None
         self._superblocks: dict[str, Errseq] = {}
@@ -352,13 +353,19 @@ class Machine:
 
     # Errors.
 
-    def strike(self, pfn: int, *, hardware: bool) -> None:
-        """The memory of a frame goes bad; nobody knows yet."""
+    def strike(self, pfn: int, *, hardware: bool, contained: bool = True) -> None:
+        """A frame goes bad, and nobody knows yet. Not ``contained``: who consumes the error cannot go on."""
         self.hardware = self.hardware or hardware
+        if not contained:
+            self.uncontained.add(pfn)
         self.zone.page(pfn).bad = True
 
     def machine_check(self, task: Task, page: Page) -> None:
-        """The processor refuses a load of this task."""
+        """The processor refuses a load of this task. If it lost its own state with it (PCC), the kernel stops
+        before any handler is asked (mce_severity(), arch/x86/kernel/cpu/mce/severity.c).
+        """
+        if page.pfn in self.uncontained:
+            raise Panic("Fatal machine check: processor context corrupt")
         if self.handler is None:
             raise Panic(f"machine check at {page.pfn:#x} and no handler")
         self.handler.machine_check(task, page.pfn)

@@ -268,7 +268,13 @@ VERBS: dict[str, Verb] = {
             (AS, TASK),
             page=True,
         ),
-        Verb("break", "area, file or frame", "a real error that nobody has noticed yet", (TASK,), page=True),
+        Verb(
+            "break",
+            "area, file or frame",
+            "a real error that nobody has noticed yet",
+            (TASK, Parameter("contained", "the processor cannot go on after it", ("no",), optional=True)),
+            page=True,
+        ),
         Verb(
             "look",
             "area, file or frame",

@@ -176,7 +176,7 @@ class ErrorVerbs(Bench):
     def do_break(self, step: Step) -> None:
         page = self.page(step)
         self.census(page.pfn)
-        self.vm.strike(page.pfn, hardware=True)
+        self.vm.strike(page.pfn, hardware=True, contained=step.get("contained") != "no")
 
     def do_look(self, step: Step) -> None:
         name = f"{step.subject}:{step.page}"

@@ -77,10 +77,10 @@ class Hardware:
         finally:
             os.close(log)
 
-    def make_bad(self, pfn: int) -> None:
-        """From now on each load from this frame is a machine check."""
+    def make_bad(self, pfn: int, *, contained: bool = True) -> None:
+        """From now on each load from this frame is a machine check, after which the processor may go on."""
         need_vendor()
-        self.ask(do="break", frame=pfn, direct=direct_map(pfn))
+        self.ask(do="break", frame=pfn, direct=direct_map(pfn), contained=contained)
 
     def fail_allocations(self, times: int) -> None:
         """So many of the handler's next small allocations find no memory."""

@@ -189,7 +189,7 @@ class ErrorVerbs(Bench):
     def do_break(self, step: Step) -> None:
         pfn = self.pfn(step)
         self._about_to(pfn)
-        self.hardware.make_bad(pfn)
+        self.hardware.make_bad(pfn, contained=step.get("contained") != "no")
         self.broken.add(pfn)
 
     def do_look(self, step: Step) -> None:
