@@ -18,7 +18,7 @@ HUGE_SIZES = ("2M", "1G")
 SEALS = ("write", "future-write", "shrink", "grow")
 PEEKS = ("process_vm", "proc-mem", "ptrace")
 WAYS_IN = ("madvise", "debugfs", "sysfs", "scrub")
-SOFT_WAYS = ("madvise", "sysfs")
+SOFT_WAYS = ("madvise", "sysfs", "corrected")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from hwpoison.abi.records import Value
 from hwpoison.abi.signals import errno_name
 from hwpoison.scenario.steps import Step
 
-from . import frames, groups, hotplug, huge, pmem
+from . import corrected, frames, groups, hotplug, huge, pmem
 from . import syscalls as nr
 from .bench import Bench, KernelFrame, named
 from .disks import modules
@@ -116,6 +116,10 @@ class ErrorVerbs(Bench):
     def do_soft_offline(self, step: Step) -> None:
         if step.args["via"] == "madvise":
             self._madvise(step, nr.MADV_SOFT_OFFLINE)
+        elif step.args["via"] == "corrected":
+            pfn = self.struck[self.key(step)] = self.pfn(step)
+            self._about_to(pfn)
+            corrected.give_up(pfn)
         else:
             self._soft_offline(step)
 

@@ -34,6 +34,7 @@ GIGANTIC = "pages of 1 GiB need a guest of their own, and seconds each to be fil
 UNDRAWN: dict[tuple[str, str, str], str] = {
     ("break", "", ""): HARDWARE,
     ("inject", "via", "scrub"): HARDWARE,
+    ("soft-offline", "via", "corrected"): "6.1 of Debian counts no corrected errors (CONFIG_RAS_CEC)",
     ("busy", "", ""): "nobody outside the journal can keep the buffers of a page busy",
     ("compact", "", ""): "what compaction moves depends on where all other pages of the guest are",
     ("offline-block", "", ""): NO_WAY_BACK,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwpoison.scenario.verbs import FRAME_KINDS, SOFT_WAYS, WAYS_IN
+from hwpoison.scenario.verbs import FRAME_KINDS, WAYS_IN
 
 from .limits import UNDRAWN
 from .move import Move, by
@@ -32,7 +32,7 @@ def inject(world: World) -> list[str] | None:
 
 
 def soft_offline(world: World) -> list[str] | None:
-    return _hit(world, "soft-offline", [way for way in SOFT_WAYS if way != "madvise"])
+    return _hit(world, "soft-offline", ["sysfs"])
 
 
 def _hit(world: World, verb: str, by_number: list[str]) -> list[str] | None:
