@@ -131,7 +131,7 @@ V6_12 = replace(
         maps_whole_folio=("tmpfs",),
         splits_around=False,
         collapses_read_only=False,
-        large_folios=("xfs",),
+        large_folios=("xfs", "xfs-16k"),
         overcommits_gigantic=False,
         migration_writes_dirty_pages=True,
     ),

@@ -22,6 +22,7 @@ SECONDS = 120.0
 MAKE = {
     "ext4": "mkfs.ext4 -q -F -b 4096 -E nodiscard {disk} 64M",
     "xfs": "mkfs.xfs -q -f -K -d size=320m -l size=64m {disk}",
+    "xfs-16k": "mkfs.xfs -q -f -K -b size=16k -d size=320m -l size=64m {disk}",
     "ext4-dax": "mkfs.ext4 -q -F -b 4096 -E nodiscard {disk} 64M",
     "xfs-dax": "mkfs.xfs -q -f -K -m rmapbt=0 -d size=320m {disk}",
     "xfs-dax-rmap": "mkfs.xfs -q -f -K -m rmapbt=1 -d size=320m {disk}",

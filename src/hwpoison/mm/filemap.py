@@ -178,13 +178,16 @@ def filemap_grab_folio(mapping: AddressSpace, index: int, order: int = 0) -> Pag
     """The folio at this index, found or new, locked, with a reference. A new one is not up to date.
 
     ``order``: how large a new one may be; it begins at ``index``, so it is no larger than that is aligned.
+    Where blocks are larger than a page, a folio has a whole one.
     """
-    order = min(order, (index & -index).bit_length() - 1 if index else order)
+    least = mapping.fs.min_order
+    index = index >> least << least
+    order = max(least, min(order, (index & -index).bit_length() - 1 if index else order))
     while True:
         folio = filemap_lock_folio(mapping, index)
         if folio is not None:
             return folio
-        for size in range(order, -1, -1):
+        for size in range(order, least - 1, -1):
             folio = _new_folio(mapping, size)
             if folio is not None and filemap_add_folio(mapping, folio, index):
                 return folio
@@ -207,10 +210,14 @@ def read_mapping_folio(mapping: AddressSpace, index: int) -> Page:
     refuse_lost(mapping, index)
     folio = filemap_grab_folio(mapping, index)
     if not folio.flags & pg.UPTODATE:
-        for page in folio.pages():
-            page.content = mapping.host.blocks.get(page.file_index, ZEROS)
-        set_flags(folio, pg.UPTODATE)
+        _read_folio(folio, mapping.host)
     return folio
+
+
+def _read_folio(folio: Page, inode: Inode) -> None:
+    for page in folio.pages():
+        page.content = inode.blocks.get(page.file_index, ZEROS)
+    set_flags(folio, pg.UPTODATE)
 
 
 def filemap_read(file: File, index: int) -> str:
@@ -271,6 +278,8 @@ def _write_folios(inode: Inode, index: int, end: int, data: str) -> None:
         upto = min(end, folio.index + folio.nr_pages)
         if inode.fs.buffers or (inode.fs.state and upto - index < folio.nr_pages):
             folio_attach_buffers(folio)
+        if not folio.flags & pg.UPTODATE and upto - index < folio.nr_pages:
+            _read_folio(folio, inode)  # a block is written whole
         for written in range(index, upto):
             inode.vm.kernel_writes(folio_page(folio, written), data)
         set_flags(folio, pg.UPTODATE)

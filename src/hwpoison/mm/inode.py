@@ -7,7 +7,7 @@ hangs buffers on its pages. The rest of the model asks these, never a file syste
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from hwpoison.abi.signals import Errno
@@ -60,12 +60,14 @@ class FileSystem:
     finds_owner: bool = False  # it knows whose a frame of its device is (notify_failure, of xfs with rmapbt)
 
 
+_XFS = FileSystem("xfs", "truncate", True, punch_writes=True, grows_by_writing=True, state=True, iomap=True)
 FILE_SYSTEMS: dict[str, FileSystem] = {
     row.name: row
     for row in (
         FileSystem("ext4", "truncate", True, buffers=True, iomap=True, flushes_fallback=True),
         FileSystem("ext2", "truncate", True, buffers=True),
-        FileSystem("xfs", "truncate", True, punch_writes=True, grows_by_writing=True, state=True, iomap=True),
+        _XFS,
+        replace(_XFS, name="xfs-16k", min_order=2),
         FileSystem("btrfs", "truncate", True),
         FileSystem("bdev", None, True, buffers=True, flushed_at_close=True),
         FileSystem("vfat", None, True, buffers=True, punch_hole=False, sparse=False),

@@ -82,14 +82,14 @@ class Traits:
     collapse_survives_errors: bool = True
     """mm/khugepaged.c __collapse_huge_page_copy() can be stopped by bad memory; since 6.4. 6.1 was seen to
     panic."""
-    maps_whole_folio: tuple[str, ...] = ("ext4", "xfs", "tmpfs")
+    maps_whole_folio: tuple[str, ...] = ("ext4", "xfs", "xfs-16k", "tmpfs")
     """A fault on a page of these files maps all of its folio (finish_fault()): tmpfs since 6.10, all others
     since 6.18; seen on 6.12, 7.2 and 7.3."""
     splits_to_any_order: bool = True
     """A large folio can be split to folios that are still large: since 6.9; seen on 6.1 and 6.12."""
     splits_around: bool = True
     """Truncation splits a folio only as far as it must (folio_split()): since 6.15."""
-    large_folios: tuple[str, ...] = ("ext4", "xfs", "bdev")
+    large_folios: tuple[str, ...] = ("ext4", "xfs", "xfs-16k", "bdev")
     """The file systems whose writes make large folios (mapping_set_large_folios(), and a buffered write that
     asks for them): xfs since 6.6, block devices and ext4 since 6.16; seen on 6.12, 7.2 and 7.3."""
     tails_show_folio: bool = True

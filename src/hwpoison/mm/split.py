@@ -54,7 +54,7 @@ def split_folio(page: Page, order: int = 0, *, at: Page | None = None, keep: boo
     if isinstance(mapping, StableNode):
         raise KernelBug(f"{folio} is merged, and so alone: nothing to split")
     if isinstance(mapping, AddressSpace):
-        if order < mapping.fs.min_order:
+        if order < mapping.fs.min_order or order >= folio.order:
             return -Errno.EINVAL
         if not filemap_release_folio(folio):
             return -Errno.EBUSY

@@ -50,6 +50,7 @@ KINDS = {
     # Written and allocated only when a step asks for it: no journal timer, no flush on close or truncation.
     "ext4": Kind(True, "commit=3600,noauto_da_alloc,noinit_itable"),
     "xfs": Kind(True),
+    "xfs-16k": Kind(True, "", "xfs"),  # its blocks are larger than a page
     "vfat": Kind(True),
     "f2fs": Kind(True, "background_gc=off"),
     # On persistent memory: there is no page cache, and the journal is as above.
@@ -104,7 +105,10 @@ class Files:
                 disk.empty()
             self.used.add(fs)
             self._fill_disk(fs, disk, kind.driver or fs)
-            mount(disk.path, ROOT / fs, kind.driver or fs, kind.options)
+            try:
+                mount(disk.path, ROOT / fs, kind.driver or fs, kind.options)
+            except OSError as error:
+                raise CannotSetUp(f"this kernel does not mount {fs}: {error.strerror}") from None
         else:
             mount("none", ROOT / fs, kind.driver or fs, kind.options)
         self.mounted.add(fs)

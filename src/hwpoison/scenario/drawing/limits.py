@@ -44,6 +44,7 @@ UNDRAWN: dict[tuple[str, str, str], str] = {
     ("frame", "kind", "pagetable"): "a new page table is found by its mark, and may be one that just ends",
     ("nomemory", "", ""): "allocations of the handler cannot be made to fail from outside",
     ("file", "kind", "directory"): "the lab has no file system with directories in the page cache",
+    ("file", "fs", "xfs-16k"): "6.1 does not mount it",
     ("file", "fs", "ext2"): NO_DRIVER,
     ("file", "fs", "btrfs"): NO_DRIVER,
     ("file", "fs", "fuse"): NO_DRIVER,
