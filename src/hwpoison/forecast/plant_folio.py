@@ -32,17 +32,23 @@ WRITTEN_MARKS = pg.DIRTY | pg.PRIVATE | pg.WRITEBACK
 """Without any of these it was only read."""
 
 
+def _with_huge_page(wanted: Wanted, owner: User) -> tuple[Planted, Task, Vma, int]:
+    """A process that has stored to a huge page: the machine, the process, the area and the address."""
+    planted = Planted(_machine(wanted), None, content=CONTENT)
+    first = task_of(planted, owner)
+    vma = do_mmap(first.alive_mm(), HPAGE_NR, huge=True)
+    there = vma.start + _part(wanted)
+    store(first, there, CONTENT)
+    planted.page = _page(first, there)
+    return planted, first, vma, there
+
+
 def huge_memory(wanted: Wanted) -> Planted:
     """A page of a transparent huge page: mapped whole, or page by page if the folio is marked dirty."""
     if not wanted.populated:
         raise NotReproduced("nobody maps it: it is on its way out of memory")
     owners = wanted.populated
-    planted = Planted(_machine(wanted), None, content=CONTENT)
-    first = task_of(planted, owners[0])
-    vma = do_mmap(first.alive_mm(), HPAGE_NR, huge=True)
-    there = vma.start + _part(wanted)
-    store(first, there, CONTENT)
-    planted.page = _page(first, there)
+    planted, first, vma, there = _with_huge_page(wanted, owners[0])
     if wanted.has(pg.MLOCKED):
         mlock(first.alive_mm(), vma)
     for user in owners:
@@ -59,14 +65,9 @@ def huge_swapped(wanted: Wanted) -> Planted:
     if wanted.has(pg.MLOCKED):
         raise NotReproduced("locked memory does not go to swap")
     owners = wanted.populated or [User(-1)]
-    planted = Planted(_machine(wanted), None, content=CONTENT)
-    first = task_of(planted, owners[0])
-    vma = do_mmap(first.alive_mm(), HPAGE_NR, huge=True)
-    there = vma.start + _part(wanted)
-    store(first, there, CONTENT)
-    planted.page = _page(first, there)
+    planted, first, _vma, there = _with_huge_page(wanted, owners[0])
     planted.vm.lru.add_drain_all()
-    swap_out(wanted, planted, planted.page)
+    swap_out(wanted, planted, planted.frame)
     others = [User(len(wanted.users), populated=False)] if wanted.situation.also_in_swap else []
     for user in (*owners, *others):
         task = first if user is owners[0] else first.fork(f"process{user.process}")
