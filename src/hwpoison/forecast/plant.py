@@ -19,7 +19,7 @@ from hwpoison.abi.signals import McePolicy
 from hwpoison.mm.inode import File, Inode, SysError
 from hwpoison.mm.machine import Machine, Traits
 from hwpoison.mm.mmap import Vma, do_mmap
-from hwpoison.mm.page import Page, get_page
+from hwpoison.mm.page import Page, get_page, page_swap_entry
 from hwpoison.mm.page_alloc import OutOfMemory
 from hwpoison.mm.proc import page_count, stable_page_flags
 from hwpoison.mm.task import Signalled, Task
@@ -196,9 +196,8 @@ def plant(recipe: Recipe, wanted: Wanted) -> Planted:
 def _elsewhere(planted: Planted) -> bool:
     """Are the contents of the page on the disk, or in its slot in swap, as well?"""
     vm, page = planted.vm, planted.frame
-    folio = page.head
-    if isinstance(folio.private, int) and folio.flags & pg.SWAPCACHE:
-        return vm.swap.contents.get(folio.private + page.offset) == planted.content
+    if (slot := page_swap_entry(page)) is not None:
+        return vm.swap.contents.get(slot) == planted.content
     return planted.inode is not None and planted.inode.blocks.get(planted.index) == planted.content
 
 

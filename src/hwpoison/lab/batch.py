@@ -150,8 +150,8 @@ class Batch:
 
 def needs(scenario: Scenario) -> boot.Memory:
     """What guest a scenario can run in."""
-    sizes = ((step.subject, step.get("hugetlb"), (step.get("fs") or "")[-2:]) for step in scenario.steps)
-    gigantic = any("1G" in words for words in sizes)
+    words = {word for step in scenario.steps for word in (step.subject, step.get("hugetlb"), step.get("fs"))}
+    gigantic = not words.isdisjoint({"1G", "hugetlbfs-1G"})
     return boot.GIGANTIC if gigantic else boot.USUAL
 
 

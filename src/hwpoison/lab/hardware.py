@@ -30,22 +30,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from hwpoison.abi.mce import CONSUMED, CORRUPT, PHYSICAL_PAGE, SCRUBBED
 from hwpoison.abi.problems import NotPossible
 from hwpoison.abi.signals import PAGE_SHIFT, PAGE_SIZE
 
 from .agent import stub
 from .qemu import BREAK, READ, Debugger, Monitor, Stop
 
-# Intel's machine check architecture (arch/x86/include/asm/mce.h): the status of a bank ...
-VALID, UNCORRECTED, ENABLED, MISC_VALID, ADDRESS_VALID, CORRUPT, SIGNALLED, ACTION_REQUIRED = (
-    1 << bit for bit in (63, 61, 60, 59, 58, 57, 56, 55)
-)
-REPORTED = VALID | UNCORRECTED | ENABLED | MISC_VALID | ADDRESS_VALID | SIGNALLED
-SCRUBBED = REPORTED | 0x00C0  # found by the memory controller's scrubber
-CONSUMED = REPORTED | ACTION_REQUIRED | 0x0134  # a load met it in the data cache
-# ... what the address is (a physical one, good to a page of 2^12 bytes) ...
-PHYSICAL_PAGE = 2 << 6 | PAGE_SHIFT
-# ... and of the processor: it can go on; at this instruction; the exception is under way; no other has it.
+# Of the processor at a machine check: it can go on; at this instruction; the exception is under way; no other
+# has it.
 RESTARTABLE, AT_THE_INSTRUCTION, IN_PROGRESS, LOCAL = 1, 2, 4, 8
 BANK = 5
 TICK = 0.5  # seconds between two looks whether the guest is gone

@@ -149,6 +149,12 @@ class Hugetlb:
                 self._remove(h, page, surplus=False)
             self._update_and_free(page)
 
+    def set_overcommit(self, h: Hstate, count: int) -> None:
+        """A write to nr_overcommit_hugepages; EINVAL where none can be made while they are needed."""
+        if count and h.order > MAX_PAGE_ORDER and not self.vm.traits.overcommits_gigantic:
+            raise SysError(Errno.EINVAL, f"pages of {h.size} cannot be had beyond what was asked for")
+        h.overcommit = count
+
     def _has_fewer(self, h: Hstate, count: int) -> bool:
         with self.lock:
             return h.persistent < count

@@ -196,7 +196,7 @@ def _unmap_ref_private(vma: Vma, start: int, page: Page) -> None:
 
     They may not go on as if it had never been written to: whatever is missing in their areas is an error.
     A note there goes too, whatever page it is about: nobody looks before it is cleared, so one who had lost a
-    page of his own is not told of bad memory any more (__unmap_hugepage_range(); seen on 7.2 and 7.3).
+    page of his own is not told of bad memory any more (__unmap_hugepage_range(); seen on 6.1 to 7.3).
     """
     anon_vma = page.mapping
     if not isinstance(anon_vma, AnonVma):

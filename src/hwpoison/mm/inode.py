@@ -54,9 +54,7 @@ class FileSystem:
     sparse: bool = True  # a file may grow without its pages; else they are filled with zeros
     hidden: bool = False  # not even the kernel may look at its pages (mm/secretmem.c)
     dax: bool = False  # on persistent memory, whose frames are mapped themselves (dax.py)
-    character: bool = (
-        False  # no file system, but the device itself, which can only be mapped, in large pieces
-    )
+    character: bool = False  # no file system but the device itself, which can only be mapped (dax.py)
     finds_owner: bool = False  # it knows whose a frame of its device is (notify_failure, of xfs with rmapbt)
 
 
@@ -86,9 +84,10 @@ FILE_SYSTEMS: dict[str, FileSystem] = {
         FileSystem("secret", None, False, punch_hole=False, unevictable=True, hidden=True),
     )
 }
-HUGETLBFS = {row.huge: row.name for row in FILE_SYSTEMS.values() if row.huge}
 """Source: the address_space_operations of each file system (6.12). Pages of block devices (bdev) have no
 operation either: seen on 6.1, 6.12 and 7.3, where a clean one is Recovered and a dirty one Failed."""
+HUGETLBFS = {row.huge: row.name for row in FILE_SYSTEMS.values() if row.huge}
+"""The file system of each size of huge pages."""
 
 
 class AddressSpace:

@@ -97,9 +97,7 @@ class Vma:
         self.hugetlb_lock = RwSem(mm.paths, "hugetlb_vma_lock")
         self.reserved: set[int] = set()  # starts of huge pages promised to this private area and not used yet
         self.resv_owner = False  # HPAGE_RESV_OWNER: what was promised to a private area is still its own
-        self.notes_taken: set[int] = (
-            set()
-        )  # starts of huge pages that were lost here, which nobody can know any more
+        self.notes_taken: set[int] = set()  # starts of huge pages that were lost, and the note of it too
         self.resv_unmapped = False  # HPAGE_RESV_UNMAPPED: the owner of the promises has taken a page from it
 
     @property

@@ -171,6 +171,14 @@ class Page:
             yield page(pfn)
 
 
+def page_swap_entry(page: Page) -> int | None:
+    """The slot of a page in the swap cache, whose folio knows its first one; None if it is not there."""
+    folio = page.head
+    if not folio.flags & pg.SWAPCACHE or not isinstance(folio.private, int):
+        return None
+    return folio.private + page.offset
+
+
 def page_pairs(old: Page, new: Page) -> Iterator[tuple[Page, Page]]:
     """The pages of two folios of one size that are at the same place; if not all exist, those that matter."""
     zone = old.vm.zone

@@ -17,7 +17,7 @@ from hwpoison.abi import pageflags as pg
 from .filemap import folio_mark_dirty
 from .inode import AddressSpace
 from .locks import KernelBug, RwSem, atomic_add, atomic_add_each
-from .page import Page, folio_mapcount, folio_ref_add, put_page, set_flags
+from .page import Page, folio_mapcount, folio_ref_add, page_swap_entry, put_page, set_flags
 from .pte import MigrationPte, Pmd, PoisonPte, Pte, SwapPte
 
 if TYPE_CHECKING:
@@ -349,11 +349,10 @@ def try_to_unmap(page: Page, flags: int) -> None:
                 return False
             del table.entries[vpn]
         elif page.anon:
-            if not page.flags & pg.SWAPCACHE or not isinstance(page.private, int):
+            if (slot := page_swap_entry(part)) is None:
                 return False  # nowhere to go: no slot in swap
             if part.exclusive and page.maybe_dma_pinned:
                 return False  # folio_try_share_anon_rmap_pte(): the device's page stays the owner's
-            slot = page.private + part.offset
             page.vm.swap.duplicate(slot)
             table.entries[vpn] = SwapPte(slot, part.exclusive)
             part.exclusive = False

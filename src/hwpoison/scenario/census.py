@@ -19,7 +19,7 @@ from hwpoison.mm.hugetlb import is_huge, is_raw_hwpoison
 from hwpoison.mm.inode import AddressSpace, File
 from hwpoison.mm.machine import Machine
 from hwpoison.mm.mmap import Mm
-from hwpoison.mm.page import ZEROS, Page
+from hwpoison.mm.page import ZEROS, Page, page_swap_entry
 from hwpoison.mm.pte import Entry, MigrationPte, Pmd, Pte, SwapPte
 from hwpoison.mm.rmap import StableNode
 from hwpoison.mm.task import Task
@@ -187,8 +187,8 @@ def _neighbours(page: Page) -> tuple[str, ...]:
 
 def _is_last_copy(vm: Machine, page: Page) -> bool:
     mapping = page.head.mapping
-    if page.head.flags & pg.SWAPCACHE and isinstance(page.head.private, int):
-        return vm.swap.contents.get(page.head.private + page.offset) != page.content
+    if (slot := page_swap_entry(page)) is not None:
+        return vm.swap.contents.get(slot) != page.content
     if isinstance(mapping, AddressSpace):
         on_disk = mapping.host.blocks.get(page.file_index, ZEROS) if mapping.can_writeback else None
         return on_disk != page.content

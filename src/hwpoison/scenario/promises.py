@@ -17,7 +17,7 @@ from hwpoison.mm.check import known_references, page_users
 from hwpoison.mm.hugetlb_unmap import huge_start
 from hwpoison.mm.inode import AddressSpace
 from hwpoison.mm.machine import Machine
-from hwpoison.mm.page import ZEROS, Page
+from hwpoison.mm.page import ZEROS, Page, page_swap_entry
 from hwpoison.mm.page_alloc import MAGIC_HWPOISON
 from hwpoison.mm.pte import PoisonPte, Pte, SwapErrorPte, SwapPte
 from hwpoison.mm.rmap import StableNode
@@ -328,7 +328,7 @@ def _truthful(vm: Machine, failure: MemoryFailure, census: Census) -> Iterator[B
         return
     if result is MfResult.RECOVERED:
         yield from _recovered(vm, census, page)
-    if result is MfResult.DELAYED and vm.swap.cache.get(_slot(page)) is not page:
+    if result is MfResult.DELAYED and vm.swap.cache.get(page_swap_entry(page) or 0) is not page:
         waiting = [user for user in census.users if not user.gone]
         if not census.users or any(isinstance(user.mm.entry(user.vpn), SwapPte) for user in waiting):
             yield Broken(4, f"{page} is called Delayed, but nobody will be stopped at it")
@@ -351,11 +351,6 @@ def _recovered(vm: Machine, census: Census, page: Page) -> Iterator[Broken]:
         yield Broken(4, f"{called} it is still in the swap cache")
     if page.flags & KERNELS_OWN:
         yield Broken(4, f"{called} the kernel itself uses it")
-
-
-def _slot(page: Page) -> int:
-    first = page.head.private
-    return first + page.offset if isinstance(first, int) else 0
 
 
 def _keeps_a_reference(event: Event) -> bool:

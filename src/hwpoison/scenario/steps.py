@@ -50,8 +50,9 @@ class Step:
     written: str = field(default="", compare=False)
     path: str = field(default="", compare=False)
 
-    def number(self, name: str) -> int:
-        return int(self.args[name])
+    def number(self, name: str, default: int | None = None) -> int:
+        """A parameter that is a number; ``default`` if it may be left out, and is."""
+        return int(self.args[name]) if default is None or name in self.args else default
 
     def get(self, name: str) -> str | None:
         return self.args.get(name)

@@ -194,10 +194,7 @@ class ErrorVerbs(Bench):
 
     def do_hugepages(self, step: Step) -> None:
         h = self.vm.hugetlb.hstates[step.subject]
-        surplus = step.number("surplus")
-        if surplus and h.size == "1G" and not self.vm.traits.overcommits_gigantic:
-            raise SysError(Errno.EINVAL, "pages of 1 GiB cannot be had beyond what was asked for")
-        h.overcommit = surplus
+        self.vm.hugetlb.set_overcommit(h, step.number("surplus"))
         self.vm.hugetlb.set_max_huge_pages(h, step.number("pages"))
         if h.nr < step.number("pages"):
             raise WrongUse(f"{self.where(step)}: no memory for so many; give the scenario more frames")

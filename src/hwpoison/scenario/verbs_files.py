@@ -39,7 +39,7 @@ class FileVerbs(Bench):
 
     def do_write(self, step: Step) -> None:
         file = self.open_file(step, step.subject)
-        pages = int(step.get("pages") or 1)
+        pages = step.number("pages", 1)
         count = access.pwrite(file, step.page, step.args["data"], pages)
         self.rewritten(file.inode.mapping, step.page, step.page + count)
         self.see("call", step.subject, data="ok" if count == pages else f"{count * PAGE_SIZE} bytes")

@@ -107,7 +107,7 @@ class MemoryVerbs(Bench):
 
     def do_split(self, step: Step) -> None:
         page = self.page(step)
-        order = int(step.get("order") or 0) if self.profile.traits.splits_to_any_order else 0
+        order = step.number("order", 0) if self.profile.traits.splits_to_any_order else 0
         if not page.head.flags & pg.HUGE:  # not one of hugetlb
             split_huge_page(page, order)
 
@@ -129,7 +129,7 @@ class MemoryVerbs(Bench):
         page, drop = self.page(step), step.args["keep"] == "no"
         if page.head.order and step.subject in self.areas and self.area(step)[1].locked:
             return  # nothing is split for locked memory (mm/madvise.c can_madv_lru_vma())
-        if (pages := int(step.get("pages") or 1)) == 1:
+        if (pages := step.number("pages", 1)) == 1:
             vmscan.reclaim_folio(page, drop=drop)
             return
         folios = self._folios(step, pages)

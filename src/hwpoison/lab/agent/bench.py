@@ -221,7 +221,9 @@ class Bench:
         """The bytes of a page of hugetlb that this area or file has."""
         area = self.areas.get(name)
         file = self.files.get((area.file or "") if area is not None else name)
-        size = huge.FILE_SYSTEMS.get(file.fs) if file is not None else area.huge if area is not None else None
+        size = area.huge if area is not None else None
+        if file is not None:
+            size = huge.FILE_SYSTEMS.get(file.fs)
         return 1 << huge.SHIFTS[size or "2M"]
 
     def in_cache(self, file: File, index: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from hwpoison.abi.mce import CORRECTED_READ, PHYSICAL_PAGE
 from hwpoison.abi.signals import PAGE_SHIFT
 
 from . import frames
@@ -18,9 +19,6 @@ from .quiet import write_once
 
 COLLECTOR = Path("/sys/kernel/debug/ras/cec")
 INJECTOR = Path("/sys/kernel/debug/mce-inject")
-# A read error of the memory controller, corrected, at a physical address that is good to a page.
-STATUS = 1 << 63 | 1 << 60 | 1 << 59 | 1 << 58 | 0x009F
-PHYSICAL_PAGE = 2 << 6 | PAGE_SHIFT
 SECONDS = 1.0  # in which a worker has looked at the page
 
 
@@ -30,7 +28,12 @@ def give_up(pfn: int) -> None:
         raise CannotSetUp("this kernel counts no corrected errors (CONFIG_RAS_CEC)")
     modules("mce-inject")
     write_once(str(COLLECTOR / "action_threshold"), "1")
-    words = {"flags": "sw", "status": hex(STATUS), "addr": hex(pfn << PAGE_SHIFT), "misc": hex(PHYSICAL_PAGE)}
+    words = {
+        "flags": "sw",
+        "status": hex(CORRECTED_READ),
+        "addr": hex(pfn << PAGE_SHIFT),
+        "misc": hex(PHYSICAL_PAGE),
+    }
     for name, word in {**words, "cpu": "0", "bank": "5"}.items():  # the last one brings it in
         write_once(str(INJECTOR / name), word + "\n")
     deadline = time.monotonic() + SECONDS

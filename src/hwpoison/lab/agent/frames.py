@@ -59,12 +59,8 @@ def order_of(pfn: int) -> int:
     head = head_of(pfn)
     if not flags(head) & pg.COMPOUND_HEAD:
         return 0
-    last = head + (1 << MAX_ORDER)
-    most = (
-        GIGANTIC_ORDER
-        if flags(head) & flags(last) & pg.HUGE and flags(last) & pg.COMPOUND_TAIL
-        else MAX_ORDER
-    )
+    larger = flags(head) & pg.HUGE and flags(head + (1 << MAX_ORDER)) & pg.COMPOUND_TAIL
+    most = GIGANTIC_ORDER if larger else MAX_ORDER
     behind = words("/proc/kpageflags", head + 1, (1 << most) - 1)
     tails = next((n for n, word in enumerate(behind) if not word & pg.COMPOUND_TAIL), len(behind))
     return (tails + 1).bit_length() - 1

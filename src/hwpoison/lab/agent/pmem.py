@@ -24,7 +24,7 @@ BUS = Path("/sys/bus/nd")  # codespell:ignore
 BLOCKS = {"ext4-dax": (64 << 20) // PAGE, "xfs-dax": (320 << 20) // PAGE, "xfs-dax-rmap": (320 << 20) // PAGE}
 """The file systems, and how large they are (lab/images.py); the devices are in this order."""
 CHARACTER = "devdax"
-ALIGNMENT = {CHARACTER: 2 << 20}  # bytes that a mapping of it begins at and consists of
+PIECE = 2 << 20  # bytes of it that are mapped at once
 AT_THE_END = 16  # blocks of a file system that are free as long as nobody fills it
 CHUNK = 1 << 20
 SECONDS = 10.0
@@ -48,16 +48,15 @@ class Device:
 
     def clear(self, count: int) -> None:
         """Zeros in the first bytes of a character device."""
-        for offset in range(0, count, ALIGNMENT[CHARACTER]):
+        for offset in range(0, count, PIECE):
             with self._window(offset) as there:
                 there[:] = bytes(len(there))
 
     def _window(self, offset: int) -> mmap.mmap:
         """The piece of a character device that has this byte, mapped."""
-        size = ALIGNMENT[CHARACTER]
         descriptor = os.open(self.path, os.O_RDWR)
         try:
-            return mmap.mmap(descriptor, size, offset=offset // size * size)
+            return mmap.mmap(descriptor, PIECE, offset=offset // PIECE * PIECE)
         finally:
             os.close(descriptor)
 
@@ -94,7 +93,7 @@ def device(fs: str) -> Device:
         write_once(str(driver / "unbind"), namespace)
         for name, value in (
             ("mode", "pmem"),
-            ("align", str(ALIGNMENT.get(fs, PAGE))),
+            ("align", str(PIECE if fs == CHARACTER else PAGE)),
             ("uuid", str(uuid.uuid4())),
             ("namespace", namespace),
         ):

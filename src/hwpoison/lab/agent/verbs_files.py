@@ -54,7 +54,7 @@ class FileVerbs(Bench):
     def do_write(self, step: Step) -> None:
         word = step.args["data"].encode() + b"\0"
         self.tasks.shared.data = word
-        pages = int(step.get("pages") or 1)
+        pages = step.number("pages", 1)
         there, file = named(self.open_files, step.subject)
         size = len(word) if file.mounted else pages * PAGE  # the rest is the file system's
         if pages == 1:

@@ -168,7 +168,7 @@ class MemoryVerbs(Bench):
     def do_swapout(self, step: Step) -> None:
         task, address = self.place(step)
         pfn = self.pfn(step)
-        addresses = range(address, address + int(step.get("pages") or 1) * PAGE, PAGE)
+        addresses = range(address, address + step.number("pages", 1) * PAGE, PAGE)
         before = {there: pm.pfn_of(frames.entry(task.remote.pid, there)) for there in addresses}
         before[address] = pfn  # where it may not be mapped
         self._page_out(step, task, address, pfn)
@@ -180,7 +180,7 @@ class MemoryVerbs(Bench):
     def _page_out(self, step: Step, task: Task, address: int, pfn: int) -> None:
         if frames.words("/proc/kpagecount", pfn)[0] > 1:
             raise CannotSetUp("MADV_PAGEOUT leaves pages alone that more than one process maps")
-        keep, size = step.args["keep"] == "yes", int(step.get("pages") or 1) * PAGE
+        keep, size = step.args["keep"] == "yes", step.number("pages", 1) * PAGE
         if keep and not frames.flags(pfn) & pg.SWAPBACKED:
             raise CannotSetUp("reclaim of a page of a disk file either frees it or does nothing")
         # EINVAL of locked memory is not looked at: reclaim leaves it alone as well

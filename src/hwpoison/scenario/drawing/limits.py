@@ -153,7 +153,7 @@ def _exists_in_part(model: Model, step: Step) -> bool:
 
 def _across_extents(model: Model, step: Step) -> bool:
     """xfs begins another folio where an extent ends."""
-    file, pages = model.open_files.get(step.subject), int(step.get("pages") or 1)
+    file, pages = model.open_files.get(step.subject), step.number("pages", 1)
     if file is None or file.inode.fs.name != "xfs" or pages == 1:
         return False
     return any(index not in file.inode.blocks for index in range(step.page, step.page + pages))
@@ -212,7 +212,7 @@ def _resizes_device(model: Model, step: Step) -> bool:
 
 
 def _beyond_device(model: Model, step: Step) -> bool:
-    file, pages = model.open_files.get(step.subject), int(step.get("pages") or 1)
+    file, pages = model.open_files.get(step.subject), step.number("pages", 1)
     if file is None or file.inode.fs.name != "bdev":
         return False
     return step.page + pages > file.inode.size

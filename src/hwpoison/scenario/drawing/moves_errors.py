@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwpoison.scenario.verbs import FRAME_KINDS, WAYS_IN
+from hwpoison.scenario.verbs import FRAME_KINDS, SOFT_WAYS, WAYS_IN
 
 from .limits import UNDRAWN
 from .move import Move, by
@@ -11,6 +11,7 @@ from .world import World
 KINDS = [kind for kind in FRAME_KINDS if ("frame", "kind", kind) not in UNDRAWN]
 WAYS = [way for way in WAYS_IN if ("inject", "via", way) not in UNDRAWN]
 BY_NUMBER = [way for way in WAYS if way != "madvise"]
+SOFTLY = [way for way in SOFT_WAYS if way != "madvise" and ("soft-offline", "via", way) not in UNDRAWN]
 FILTERED = ("DIRTY", "ANON", "MMAP", "SWAPCACHE", "SLAB")
 """Flags that a filter may ask for: those that are the same each time. MADV_FREE takes SWAPBACKED from a page
 when a batch is full, and no sooner."""
@@ -32,7 +33,7 @@ def inject(world: World) -> list[str] | None:
 
 
 def soft_offline(world: World) -> list[str] | None:
-    return _hit(world, "soft-offline", ["sysfs"])
+    return _hit(world, "soft-offline", SOFTLY)
 
 
 def _hit(world: World, verb: str, by_number: list[str]) -> list[str] | None:
